@@ -1,0 +1,181 @@
+"""What an experiment is: frozen dataclasses, read from a Python file, overridden on the command line.
+
+Every field is checked when it is set: an unknown name is refused with the nearest known one, a value
+outside its Literal with the words that are allowed. A finished config writes itself as JSON and back.
+"""
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from typing import Any, Generic, Literal, TypeVar, Union, dataclass_transform
+
+M = TypeVar("M")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type) -> type:
+    """A frozen, keyword-only dataclass that names unknown fields and checks every value."""
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    plain_init = cls.__init__
+    fields = {f.name for f in dataclasses.fields(cls)}
+
+    @functools.wraps(plain_init)
+    def checked_init(self, **values):
+        for name in values.keys() - fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(fields))}"
+            raise ValueError(f"{cls.__qualname__} has no field {name!r}: {hint}")
+        plain_init(self, **values)
+        for name, wanted in typing.get_type_hints(cls).items():
+            if name in fields and not _fits(getattr(self, name), wanted):
+                got = getattr(self, name)
+                raise ValueError(f"{cls.__qualname__}.{name} wants {_words(wanted)}; got {got!r}")
+        check = getattr(self, "check", None)
+        if check is not None:
+            check()
+
+    cls.__init__ = checked_init
+    return cls
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is Any or isinstance(wanted, TypeVar):
+        return True
+    if origin is Literal:
+        return any(value == a and type(value) is type(a) for a in args)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, a) for a in args)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(args) == 2 and args[1] is Ellipsis:
+            return all(_fits(v, args[0]) for v in value)
+        return len(value) == len(args) and all(map(_fits, value, args))
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or wanted)
+
+
+def _words(wanted: Any) -> str:
+    if typing.get_origin(wanted) is Literal:
+        return "one of " + ", ".join(repr(a) for a in typing.get_args(wanted))
+    if typing.get_origin(wanted) in (Union, types.UnionType):
+        return " or ".join(_words(a) for a in typing.get_args(wanted))
+    return getattr(wanted, "__name__", str(wanted)) if not typing.get_args(wanted) else str(wanted)
+
+
+@config
+class Augment:
+    """What happens to a training image. Probabilities and ranges; the defaults are YOLOv8's own."""
+
+    mosaic: float = 1.0  # probability of joining four images on one canvas
+    mixup: float = 0.0  # probability of blending a second sample in, Beta(32, 32)
+    degrees: float = 0.0  # rotation, +- degrees
+    translate: float = 0.1  # shift, +- fraction of the side
+    scale: float = 0.5  # size, times 1 +- scale
+    shear: float = 0.0  # +- degrees
+    perspective: float = 0.0  # +- perspective terms of the matrix, 0 to 0.001
+    hsv_h: float = 0.015  # hue, +- fraction; colour images only
+    hsv_s: float = 0.7  # saturation, +- fraction
+    hsv_v: float = 0.4  # value, +- fraction
+    flip_lr: float = 0.5  # probability
+    flip_ud: float = 0.0  # probability
+    close_mosaic: int = 10  # last epochs without mosaic and mixup
+
+
+@config
+class Data:
+    """Where the images come from, how they are read and split."""
+
+    source: Literal["phantom", "coco", "yolo", "voc"] = "phantom"
+    path: str = ""  # COCO: the folder; YOLO: data.yaml; VOC: the folder; phantom: empty
+    image_size: int = 640  # px, the square that enters the model
+    channels: int = 3
+    classes: tuple[str, ...] = ()  # empty: as the source says
+    window_hu: tuple[float, float] | None = None  # (low, high) to [0, 1]; for CT and 16-bit images
+    pad: tuple[float, ...] = (114 / 255,)  # padding as a fraction of the range, one or one a channel
+    max_boxes: int = 100  # an image with more is an error
+    faulty_boxes: Literal["error", "clip", "drop"] = "error"  # outside, inverted or degenerate boxes
+    split: Literal["given", "patient"] = "given"  # the source's own lists, or drawn by patient
+    patient_pattern: str = ""  # regular expression on the file's path; group 1 is the patient
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)  # train, val, test of split="patient"
+    split_seed: int = 0
+    cache: Literal["none", "ram"] = "none"  # keep decoded images in memory
+    threads: int = 2  # reading threads
+    phantom_patients: int = 60  # of source="phantom"
+    phantom_slices: int = 4  # a patient
+    seed: int = 0  # of the phantom
+    augment: Augment = Augment()
+
+
+@config
+class Train:
+    """How long and how hard. The defaults are the classic YOLOv8 recipe (8.2)."""
+
+    epochs: int = 100
+    batch_size: int = 16  # over all devices and processes
+    nominal_batch: int = 64  # gradients are summed until about so many images were seen
+    seed: int = 0
+    optimizer: Literal["auto", "sgd", "adam", "adamw"] = "auto"
+    lr: float = 0.01
+    final_lr: float = 0.01  # fraction of lr at the end
+    schedule: Literal["linear", "cosine"] = "linear"
+    momentum: float = 0.937  # of SGD; beta1 of Adam
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 3.0
+    warmup_min_steps: int = 100
+    warmup_momentum: float = 0.8
+    warmup_bias_lr: float = 0.1
+    clip_norm: float = 10.0  # global gradient norm
+    ema_decay: float = 0.9999
+    ema_tau: float = 2000.0  # steps
+    patience: int = 100  # epochs without a better fitness
+    fitness: Literal["classic", "map", "ap50"] = "classic"  # 0.1 AP50 + 0.9 AP50-95, AP50-95, AP50
+    freeze: tuple[str, ...] = ()  # regular expressions on parameter paths such as "backbone/"
+    lr_factors: tuple[tuple[str, float], ...] = ()  # (pattern, factor) on parameter paths
+    init_from: str = ""  # a RUN whose weights start this one
+    evaluate_every: int = 1  # epochs
+    log_every: int = 10  # steps
+
+
+@config
+class Evaluate:
+    """How a model is scored."""
+
+    protocol: Literal["coco", "yolo"] = "yolo"
+    batch_size: int = 16
+    split: Literal["train", "val", "test"] = "val"
+
+
+@config
+class Experiment(Generic[M]):
+    """One run: a model's Config, its data, its training and its evaluation."""
+
+    model: M
+    data: Data = Data()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+
+def to_json(value: Any) -> Any:
+    """A config as plain dicts and lists."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [to_json(v) for v in value] if isinstance(value, tuple) else value
+
+
+def from_json(cls: type, value: dict) -> Any:
+    """The config that `to_json` wrote. A field that this version does not know is an error."""
+    hints = typing.get_type_hints(cls)
+    return cls(**{k: _rebuild(hints.get(k), v) for k, v in value.items()})
+
+
+def _rebuild(wanted: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(wanted) and isinstance(value, dict):
+        return from_json(wanted, value)
+    return tuple(_rebuild(None, v) for v in value) if isinstance(value, list) else value
