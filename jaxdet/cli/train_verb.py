@@ -1,0 +1,30 @@
+"""jaxdet train CONFIG --out RUN [--resume] [--train.lr 1e-3 ...]."""
+
+import tyro
+
+from jaxdet.cli import arguments
+from jaxdet.train import loop, parallel
+
+
+def main(argv: list[str]) -> None:
+    """Trains the experiment of a config file."""
+    start = arguments.load_config(arguments.config_path(argv, "train"))
+
+    def train(
+        config: tyro.conf.Positional[str],
+        out: str,
+        experiment: arguments.typed(start) = start,
+        resume: bool = False,
+    ) -> None:
+        """Trains the experiment of CONFIG into the RUN folder OUT.
+
+        Args:
+            config: a Python file with a function experiment().
+            out: the RUN folder to make, or to go on in.
+            experiment: every field of the experiment; the config file's values are the defaults.
+            resume: go on with the RUN's last checkpoint if it has one.
+        """
+        parallel.start_processes()
+        loop.train(experiment, out, resume=resume)
+
+    tyro.cli(train, prog="jaxdet train", args=argv, config=(tyro.conf.FlagCreatePairsOff,))

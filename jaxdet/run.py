@@ -1,0 +1,238 @@
+"""The RUN folder: what an experiment was, what it learned, and how to read it again.
+
+    RUN/run.json         the resolved config, class names, folds, window, phase order, versions
+    RUN/checkpoints/N/   state (to resume), weights (the moving average), meta (step, epoch, best)
+    RUN/train.jsonl      one line a logged step or evaluation; TensorBoard files beside it
+    RUN/metrics/*.json   evaluations;  RUN/pictures/  curves and overlays
+
+All that reads or writes a RUN goes through here.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import typing
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from jaxdet import models
+from jaxdet.config import Experiment, from_json, to_json
+from jaxdet.models.detector import Detector
+
+FORMAT = 1
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An open RUN folder."""
+
+    path: pathlib.Path
+    experiment: Experiment
+    class_names: tuple[str, ...]
+    facts: dict[str, Any]  # the rest of run.json
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """Where the checkpoints lie, one folder a step."""
+        return self.path / "checkpoints"
+
+    def detector(self, **decode_fields: Any) -> Detector:
+        """The RUN's detector; keywords replace fields of its Config, such as score_threshold."""
+        return models.from_config(dataclasses.replace(self.experiment.model, **decode_fields))
+
+    def weights(self, which: Literal["best", "latest"] = "best") -> dict[str, Any]:
+        """The moving-average variables as NumPy arrays: the best evaluated ones, or the latest.
+
+        ValueError when there is no checkpoint, or when one does not fit the model of run.json.
+        """
+        with self.manager(read_only=True) as manager:
+            step = manager.best_step() if which == "best" else None
+            step = manager.latest_step() if step is None else step
+            if step is None:
+                raise ValueError(f"no complete checkpoint in {self.checkpoints}: {self._listing()}")
+            wanted = abstract_variables(self.experiment)
+            try:
+                kept = manager.restore(
+                    step, args=ocp.args.Composite(weights=ocp.args.StandardRestore())
+                )
+            except Exception as error:
+                raise ValueError(
+                    f"checkpoint {step} in {self.checkpoints} cannot be read: {error}"
+                ) from error
+        check_fits(kept["weights"], wanted, f"{self.checkpoints}/{step}")
+        return kept["weights"]
+
+    def manager(self, *, read_only: bool = False) -> ocp.CheckpointManager:
+        """The Orbax manager of this RUN: keeps the two latest and the best checkpoint.
+
+        Policy and best_fn are both needed: without the first the newest step can be dropped, without
+        the second best_step() answers with the latest.
+        """
+        keep = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(2),
+                preservation_policy.BestN(get_metric_fn=_fitness, n=1, reverse=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            best_fn=_fitness,
+            best_mode="max",
+            enable_async_checkpointing=not read_only,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        if read_only and not self.checkpoints.is_dir():
+            raise ValueError(f"{self.path} holds no checkpoints: nothing was saved yet")
+        return ocp.CheckpointManager(self.checkpoints.resolve(), options=options)
+
+    def save_weights(self, variables: Any) -> None:
+        """Makes `variables` the only checkpoint, step 0: what an import from elsewhere does."""
+        with self.manager() as manager:
+            manager.save(
+                0,
+                args=ocp.args.Composite(
+                    weights=ocp.args.StandardSave(jax.tree.map(np.asarray, variables)),
+                    meta=ocp.args.JsonSave({"step": 0, "imported": True}),
+                ),
+                metrics={"fitness": 0.0},
+            )
+            manager.wait_until_finished()
+
+    def write_metrics(self, name: str, summary: dict[str, Any]) -> pathlib.Path:
+        """Writes RUN/metrics/<name>.json and gives its path."""
+        path = self.path / "metrics" / f"{name}.json"
+        write_json(path, summary)
+        return path
+
+    def _listing(self) -> str:
+        names = sorted(p.name for p in self.checkpoints.iterdir())
+        return "it holds " + ", ".join(names) if names else "it is empty"
+
+
+def create(
+    path: str | os.PathLike,
+    experiment: Experiment,
+    class_names: tuple[str, ...],
+    **facts: Any,
+) -> Run:
+    """A new RUN folder; refuses one that exists. `facts` (fold hash, ...) go into run.json."""
+    path = pathlib.Path(path)
+    if (path / "run.json").exists():
+        raise ValueError(f"{path} is a RUN already: add --resume to go on, or choose another --out")
+    path.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "family": type(experiment.model).__module__.rsplit(".", 1)[-1],
+        "class_names": list(class_names),
+        "window_hu": to_json(experiment.data.window_hu),
+        "phase_order": None,  # of multi-phase models
+        "versions": versions(),
+        **facts,
+        "experiment": to_json(experiment),
+    }
+    write_json(path / "run.json", content)
+    return open_run(path)
+
+
+def open_run(path: str | os.PathLike) -> Run:
+    """An existing RUN folder. ValueError says what is missing or of another version."""
+    path = pathlib.Path(path)
+    file = path / "run.json"
+    if not file.exists():
+        raise ValueError(f"{path} is not a RUN: it has no run.json. Train or import one first")
+    content = json.loads(file.read_text())
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"{file} has format {content.get('format')!r}; this jaxdet reads format {FORMAT}"
+        )
+    experiment = experiment_from_json(content["family"], content["experiment"])
+    facts = {k: v for k, v in content.items() if k != "experiment"}
+    return Run(path, experiment, tuple(content["class_names"]), facts)
+
+
+def experiment_from_json(family: str, content: dict[str, Any]) -> Experiment:
+    """The experiment that run.json holds, its model read by the family's own Config."""
+    rest = {k: v for k, v in content.items() if k != "model"}
+    model = from_json(models.family(family).Config, content["model"])
+    hints = typing.get_type_hints(Experiment)
+    return Experiment(model=model, **{k: from_json(hints[k], v) for k, v in rest.items()})
+
+
+def check_same(run: Run, experiment: Experiment) -> None:
+    """Refuses to go on with another experiment, and names every field that differs."""
+    if type(run.experiment.model) is not type(experiment.model):
+        raise ValueError(
+            f"{run.path} is a RUN of {run.facts['family']}, not of "
+            f"{type(experiment.model).__module__.rsplit('.', 1)[-1]}"
+        )
+    old, new = _flat(to_json(run.experiment)), _flat(to_json(experiment))
+    free = {"train.epochs", "train.patience"}  # a finished run may be extended
+    changed = [k for k in new if old.get(k) != new[k] and k not in free]
+    if changed:
+        rows = "\n".join(f"  {k}: was {old.get(k)!r}, now {new[k]!r}" for k in changed)
+        raise ValueError(f"{run.path} was made with another config; resume with the same:\n{rows}")
+
+
+def abstract_variables(experiment: Experiment) -> Any:
+    """Shapes and dtypes of the model's variables, without computing any."""
+    module = models.from_config(experiment.model).module
+    side, channels = experiment.data.image_size, experiment.data.channels
+    image = jax.ShapeDtypeStruct((1, side, side, channels), np.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), image)
+
+
+def check_fits(variables: Any, wanted: Any, source: str) -> None:
+    """Refuses variables of another model, with a table of the first differences."""
+    got, want = (
+        {jax.tree_util.keystr(p, simple=True, separator="/"): v.shape for p, v in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (variables, wanted))
+    )
+    wrong = [n for n in sorted(got.keys() | want.keys()) if got.get(n) != want.get(n)]
+    if wrong:
+        rows = "\n".join(f"  {n}: wanted {want.get(n)}, got {got.get(n)}" for n in wrong[:12])
+        raise ValueError(f"{source} is of another model; {len(wrong)} tensors differ:\n{rows}")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file that is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with open(part, "w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Python, platform and the packages that decide numbers."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in ("jaxdet", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _fitness(metrics: dict[str, float]) -> float:
+    return metrics["fitness"]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        k: v
+        for name, value in tree.items()
+        for k, v in _flat(value, f"{prefix}.{name}" if prefix else name).items()
+    }

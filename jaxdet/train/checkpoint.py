@@ -1,0 +1,50 @@
+"""Keeping and finding again all that a run must remember.
+
+Only host NumPy arrays are saved: a checkpoint of one device opens on eight, and the other way round.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxdet.train.step import TrainState
+
+
+def save(
+    manager: ocp.CheckpointManager, state: TrainState, progress: dict[str, Any], fitness: float
+) -> None:
+    """Saves a host state with its progress (epoch, best, ...) under its step, asynchronously.
+
+    A step that is there already is left alone: a run that stops right after an epoch has it.
+    """
+    step = int(state.step)
+    if step in manager.all_steps():
+        return
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            weights=ocp.args.StandardSave(state.ema),
+            meta=ocp.args.JsonSave(progress),
+        ),
+        metrics={"fitness": fitness},
+    )
+
+
+def restore(
+    manager: ocp.CheckpointManager, like: TrainState
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The latest state and its progress, or None when nothing was saved. `like` gives the shapes."""
+    step = manager.latest_step()
+    if step is None:
+        return None
+    target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    kept = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+        ),
+    )
+    return kept["state"], kept["meta"]

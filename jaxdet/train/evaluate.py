@@ -1,0 +1,86 @@
+"""Scoring a model: one jitted program from images to padded Detections, then the metrics room."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxdet import metrics
+from jaxdet.config import Experiment
+from jaxdet.data import batch as batches
+from jaxdet.data import sources
+from jaxdet.data.sources import Dataset
+from jaxdet.run import Run
+from jaxdet.train import parallel
+from jaxdet.train.step import make_detect
+from jaxdet.types import Detections, Example
+
+
+class Share:
+    """Every `processes`-th example of a dataset: what one process evaluates."""
+
+    def __init__(self, dataset: Dataset, process: int, processes: int):
+        self.dataset, self.process, self.processes = dataset, process, processes
+
+    def __len__(self) -> int:
+        return len(range(self.process, len(self.dataset), self.processes))
+
+    def __getitem__(self, index: int) -> Example:
+        return self.dataset[self.process + index * self.processes]
+
+
+def detect_all(
+    detect: Callable, variables: Any, dataset: Dataset, experiment: Experiment, *, progress: bool
+) -> Detections:
+    """Detections of a whole dataset in px of the original images, [N, D, ...], in its order.
+
+    `detect` is parallel.map_detect's, `variables` replicated. Every process reads and detects its own
+    share; all of them get the whole answer.
+    """
+    process, processes = parallel.process()
+    share = Share(dataset, process, processes)
+    size = experiment.evaluate.batch_size // processes
+    todo = batches.eval_batches(share, experiment.data, batch_size=size)
+    steps = batches.steps_per_epoch(len(share), size)
+    found: list[Detections] = []
+    for batch, places in tqdm(todo, total=steps, desc="evaluate", disable=not progress):
+        images = parallel.split(batch.images)
+        here = parallel.join(detect(variables, images))
+        found += [
+            Detections(place.to_original(boxes) * (labels >= 0)[:, None], scores, labels)
+            for place, boxes, scores, labels in zip(places, *here, strict=False)
+        ]
+    return _together(found, len(dataset), processes)
+
+
+def _together(found: list[Detections], total: int, processes: int) -> Detections:
+    """All processes' detections in dataset order; shares are filled up to one length on the way."""
+    longest = -(-total // processes)
+    filled = found + [found[0]] * (longest - len(found))
+    stacked = Detections(*(np.stack(field) for field in zip(*filled, strict=True)))
+    gathered = parallel.gather(stacked)  # [processes, longest, ...]
+    return Detections(
+        *(np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:total] for x in gathered)
+    )
+
+
+def evaluate(
+    detect: Callable, variables: Any, dataset: Dataset, experiment: Experiment, *, progress: bool
+) -> dict[str, Any]:
+    """The summary of metrics.summarise for a dataset, under the experiment's protocol."""
+    found = detect_all(detect, variables, dataset, experiment, progress=progress)
+    truths = [(r.boxes_xyxy, r.labels, r.crowd, r.area) for r in dataset.records]
+    return metrics.summarise(
+        found, truths, dataset.class_names, protocol=experiment.evaluate.protocol
+    )
+
+
+def evaluate_run(run: Run, which: str = "best") -> dict[str, Any]:
+    """The summary of a RUN's own split and protocol, on all local devices."""
+    experiment = run.experiment
+    parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
+    dataset = sources.load(experiment.data, experiment.evaluate.split)
+    detect = parallel.map_detect(make_detect(run.detector()))
+    variables = parallel.replicate(run.weights(which))
+    return evaluate(detect, variables, dataset, experiment, progress=True)

@@ -1,0 +1,275 @@
+"""Training, from an experiment to a RUN. Reads as the story of a run."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdet import models
+from jaxdet import run as runs
+from jaxdet.config import Experiment
+from jaxdet.data import batch as batches
+from jaxdet.data import folds, sources
+from jaxdet.data.sources import Dataset
+from jaxdet.report import curves, tables
+from jaxdet.run import Run
+from jaxdet.train import checkpoint, log, optim, parallel, pictures
+from jaxdet.train.evaluate import evaluate
+from jaxdet.train.step import TrainState, init_state, make_detect, make_step
+
+
+UNKNOWN = -1.0  # the fitness of a checkpoint that nobody evaluated: it is never the best
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands; kept in every checkpoint beside the state."""
+
+    step: int = 0  # micro-batches done
+    fitness: float = UNKNOWN  # of the weights at this step
+    best: float = UNKNOWN
+    waited: int = 0  # epochs since the best
+
+
+def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = False) -> Run:
+    """Trains `experiment` into the folder `out`, or goes on there, and returns the RUN.
+
+    Checkpoints are written after every epoch and on SIGTERM, at a step boundary; a run that was killed
+    at any time resumes to the same bytes. Raises ValueError for an experiment that does not fit its
+    data, and FloatingPointError, naming the loss parts and the images, when a loss is not finite.
+    """
+    data = {split: sources.load(experiment.data, split) for split in ("train", "val")}
+    check(experiment, data["train"])
+    run = _open(experiment, out, data, resume)
+    detector = models.from_config(experiment.model)
+    plan = optim.plan(
+        experiment.train,
+        num_images=len(data["train"]),
+        num_classes=len(data["train"].class_names),
+        steps_per_epoch=batches.steps_per_epoch(len(data["train"]), experiment.train.batch_size),
+    )
+    main = parallel.process()[0] == 0
+    step = parallel.map_step(make_step(detector, plan))
+    detect = parallel.map_detect(make_detect(detector))
+    with run.manager() as manager:
+        state, now = _start(run, manager, plan)
+        stop_asked = _listen_for_stop(manager)
+        logger = log.Log(run.path, experiment.train.log_every, main=main, start_step=now.step)
+        logger.say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {plan.optimizer}")
+        state = parallel.replicate(state)
+        feed = parallel.prefetch(_batches(experiment, data["train"], now.step))
+        try:
+            while now.step < plan.epochs * plan.steps_per_epoch and not _out_of_patience(now, plan):
+                state = _epoch(state, step, feed, now, plan, logger, data["train"], stop_asked)
+                if now.step % plan.steps_per_epoch:  # stopped inside an epoch
+                    now.fitness = UNKNOWN
+                    _save(manager, state, now)
+                    logger.say(f"stopped at step {now.step}; go on with --resume")
+                    raise SystemExit(143)
+                _judge(state, detect, data["val"], experiment, now, plan, logger)
+                _save(manager, state, now)
+        finally:
+            manager.wait_until_finished()
+            logger.close()
+    if main:
+        _finish(run, detect, data["val"])
+    return run
+
+
+def check(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuses an experiment whose model, data and devices do not fit, before anything is compiled."""
+    model, data = experiment.model, experiment.data
+    if model.channels != data.channels:
+        raise ValueError(
+            f"model.channels is {model.channels} but data.channels is {data.channels}: "
+            "set both to the number of channels of the images"
+        )
+    if model.num_classes != len(dataset.class_names):
+        raise ValueError(
+            f"model.num_classes is {model.num_classes} but the data has "
+            f"{len(dataset.class_names)} classes: {', '.join(dataset.class_names)}"
+        )
+    parallel.check_batch(experiment.train.batch_size, "train.batch_size")
+    parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
+    runs.abstract_variables(experiment)  # traces the model: sides that do not divide are named
+
+
+def _open(
+    experiment: Experiment, out: str | os.PathLike, data: dict[str, Dataset], resume: bool
+) -> Run:
+    path = pathlib.Path(out)
+    if resume and (path / "run.json").exists():
+        run = runs.open_run(path)
+        runs.check_same(run, experiment)
+        # Epochs and patience may be new: a finished run can be extended.
+        return dataclasses.replace(run, experiment=experiment)
+    if parallel.process()[0] == 0:
+        parts = [(r.name, i) for i, split in enumerate(data.values()) for r in split.records]
+        digest = folds.digest(*zip(*parts, strict=True))
+        runs.create(path, experiment, data["train"].class_names, split_digest=digest)
+    parallel.wait("run.json")
+    return runs.open_run(path)
+
+
+def _start(run: Run, manager: Any, plan: optim.Plan) -> tuple[TrainState, Progress]:
+    """The host state to begin with: the last checkpoint, another RUN's weights, or fresh ones."""
+    cfg = run.experiment.train
+    shapes = runs.abstract_variables(run.experiment)
+    shapes = jax.eval_shape(lambda variables: init_state(variables, plan), shapes)
+    optim.check_patterns(shapes.params, cfg)
+    kept = checkpoint.restore(manager, shapes)
+    if kept is not None:
+        return kept[0], Progress(**kept[1])
+    variables = fresh_variables(run.experiment)
+    if cfg.init_from:
+        variables = _take_over(variables, runs.open_run(cfg.init_from).weights())
+    return jax.tree.map(np.asarray, init_state(variables, plan)), Progress()
+
+
+def fresh_variables(experiment: Experiment) -> Any:
+    """Initial variables of an experiment's model, a pure function of train.seed."""
+    module = models.from_config(experiment.model).module
+    image = np.zeros((1, 64, 64, experiment.data.channels), np.float32)
+    return jax.jit(module.init)(jax.random.key(experiment.train.seed), image)
+
+
+def _take_over(fresh: Any, other: Any) -> Any:
+    """`other`'s tensors wherever name and shape agree; the rest, such as a new head, stays fresh."""
+    found = dict(jax.tree_util.tree_leaves_with_path(other))
+    taken = [0]
+
+    def pick(path: Any, leaf: Any) -> Any:
+        same = path in found and found[path].shape == leaf.shape
+        taken[0] += same
+        return found[path] if same else leaf
+
+    merged = jax.tree_util.tree_map_with_path(pick, fresh)
+    if not taken[0]:
+        raise ValueError("train.init_from names a RUN of another model: no tensor fits")
+    return merged
+
+
+def _batches(experiment: Experiment, dataset: Dataset, start_step: int) -> Iterator[Any]:
+    process, processes = parallel.process()
+    return batches.train_batches(
+        dataset,
+        experiment.data,
+        batch_size=experiment.train.batch_size,
+        epochs=experiment.train.epochs,
+        seed=experiment.train.seed,
+        start_step=start_step,
+        process=process,
+        processes=processes,
+    )
+
+
+def _epoch(
+    state: TrainState,
+    step: Callable,
+    feed: Iterator[Any],
+    now: Progress,
+    plan: optim.Plan,
+    logger: log.Log,
+    dataset: Dataset,
+    stop_asked: Callable[[int], bool],
+) -> TrainState:
+    """The rest of the current epoch, or less of it when a signal asks to stop."""
+    epoch, done = divmod(now.step, plan.steps_per_epoch)
+    logger.epoch(epoch, plan.epochs, plan.steps_per_epoch, done)
+    waiting: list[tuple[int, Any, Any]] = []  # looked at one step late: no device waits for the host
+    for _ in range(done, plan.steps_per_epoch):
+        batch = next(feed)
+        state, scalars = step(state, batch)
+        now.step += 1
+        waiting.append((now.step, scalars, batch.index))
+        if len(waiting) > 1:
+            _report(*waiting.pop(0), epoch, logger, dataset)
+        if stop_asked(now.step):
+            break
+    for late in waiting:
+        _report(*late, epoch, logger, dataset)
+    return state
+
+
+def _report(step: int, scalars: Any, index: Any, epoch: int, logger: Any, dataset: Dataset) -> None:
+    values = {k: float(v) for k, v in parallel.to_host(scalars).items()}
+    bad = [k for k, v in values.items() if not np.isfinite(v)]
+    if bad:
+        names = [dataset.records[i].name for i in np.asarray(index).reshape(-1) if i >= 0]
+        raise FloatingPointError(
+            f"step {step}: {', '.join(f'{k} = {values[k]}' for k in bad)} "
+            f"(all: {values}) on the images {', '.join(names)}. The last good checkpoint is kept; "
+            "lower train.lr, or look at these images and their boxes"
+        )
+    logger.step(epoch, step, values)
+
+
+def _judge(
+    state: TrainState,
+    detect: Callable,
+    dataset: Dataset,
+    experiment: Experiment,
+    now: Progress,
+    plan: optim.Plan,
+    logger: log.Log,
+) -> None:
+    """Evaluates the moving average and counts the epochs since the best."""
+    cfg = experiment.train
+    epochs_done = now.step // plan.steps_per_epoch
+    now.waited += 1
+    now.fitness = UNKNOWN
+    if epochs_done % cfg.evaluate_every and epochs_done != cfg.epochs:
+        return
+    logger.finish_bar()
+    summary = evaluate(detect, state.ema, dataset, experiment, progress=logger.terminal)
+    names = ("ap50", "ap50_95", "precision", "recall")
+    logger.row(
+        {"epoch": epochs_done - 1, "step": now.step, **{k: summary[k] for k in names}}
+    )
+    now.fitness = fitness(summary, cfg.fitness)
+    if now.fitness >= now.best:
+        now.best, now.waited = now.fitness, 0
+
+
+def _save(manager: Any, state: TrainState, now: Progress) -> None:
+    checkpoint.save(manager, parallel.to_host(state), dataclasses.asdict(now), now.fitness)
+
+
+def _out_of_patience(now: Progress, plan: optim.Plan) -> bool:
+    return now.waited >= plan.cfg.patience
+
+
+def fitness(summary: dict[str, Any], rule: str) -> float:
+    """What "better" means: classic 0.1 AP50 + 0.9 AP50-95, map AP50-95, ap50 AP50. No AP counts 0."""
+    ap50, ap = (summary[k] or 0.0 for k in ("ap50", "ap50_95"))
+    return {"classic": 0.1 * ap50 + 0.9 * ap, "map": ap, "ap50": ap50}[rule]
+
+
+def _finish(run: Run, detect: Any, dataset: Dataset) -> None:
+    """The best weights' table, the curves and some pictures."""
+    variables = parallel.replicate(run.weights("best"))
+    summary = evaluate(detect, variables, dataset, run.experiment, progress=False)
+    run.write_metrics("val", summary)
+    curves.curves(log.read_rows(run.path / "train.jsonl"), run.path / "pictures" / "curves.png")
+    pictures.truths_and_detections(run, detect, variables, dataset)
+    print(tables.ap_table(summary))
+
+
+def _listen_for_stop(manager: Any) -> Callable[[int], bool]:
+    """Whether SIGTERM, which clusters send before they kill, has come by a step.
+
+    With several processes JAX's own notice makes all of them stop at the same step; alone it stays
+    silent, and a handler of our own does it.
+    """
+    if parallel.process()[1] > 1:
+        return manager.reached_preemption
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return lambda step: stop.is_set()
