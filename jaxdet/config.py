@@ -87,6 +87,14 @@ class Augment:
     flip_ud: float = 0.0  # probability
     close_mosaic: int = 10  # last epochs without mosaic and mixup
 
+    def check(self) -> None:
+        """Refuses what cannot be drawn from."""
+        for name in ("mosaic", "mixup", "flip_lr", "flip_ud"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"Augment.{name} is a probability; got {getattr(self, name)}")
+        if not 0 <= self.scale < 1:
+            raise ValueError(f"Augment.scale wants 0 <= scale < 1; got {self.scale}")
+
 
 @config
 class Data:
@@ -147,7 +155,7 @@ class Train:
 class Evaluate:
     """How a model is scored."""
 
-    protocol: Literal["coco", "yolo"] = "yolo"
+    protocol: Literal["coco", "yolo", "voc", "voc07"] = "yolo"
     batch_size: int = 16
     split: Literal["train", "val", "test"] = "val"
 

@@ -44,9 +44,14 @@ class Run:
         """Where the checkpoints lie, one folder a step."""
         return self.path / "checkpoints"
 
-    def detector(self, **decode_fields: Any) -> Detector:
+    def detector(self, **fields: Any) -> Detector:
         """The RUN's detector; keywords replace fields of its Config, such as score_threshold."""
-        return models.from_config(dataclasses.replace(self.experiment.model, **decode_fields))
+        return models.from_config(dataclasses.replace(self.experiment.model, **fields))
+
+    def predictor(self, score_threshold: float) -> Detector:
+        """The detector as prediction wants it: surer scores, and the family's PREDICT fields."""
+        fields = getattr(models.family(self.facts["family"]), "PREDICT", {})
+        return self.detector(**fields, score_threshold=score_threshold)
 
     def weights(self, which: Literal["best", "latest"] = "best") -> dict[str, Any]:
         """The moving-average variables as NumPy arrays: the best evaluated ones, or the latest.

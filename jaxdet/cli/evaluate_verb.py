@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
 def evaluate(
     run: tyro.conf.Positional[str],
     split: Literal["train", "val", "test"] | None = None,
-    protocol: Literal["coco", "yolo"] | None = None,
+    protocol: Literal["coco", "yolo", "voc", "voc07"] | None = None,
     which: Literal["best", "latest"] = "best",
 ) -> None:
     """Scores a RUN on a split, prints the table and writes RUN/metrics/SPLIT_PROTOCOL.json.

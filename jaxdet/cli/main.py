@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     _remember_compilations()
     try:
         importlib.import_module(f"jaxdet.cli.{verb}_verb").main(rest)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
         if os.environ.get("JAXDET_DEBUG"):
             raise
         _fail(str(error) + "".join(f"\n  {note}" for note in getattr(error, "__notes__", ())))

@@ -7,17 +7,17 @@ from jaxtyping import Float
 from jaxdet.types import Array
 
 
-def expectation(logits: Float[Array, "*B 4*bins"], bins: int = 16) -> Float[Array, "*B 4"]:
+def expectation(logits: Float[Array, "*B L"], bins: int = 16) -> Float[Array, "*B 4"]:
     """The mean of each side's distribution, in cells: left, top, right, bottom.
 
-    The channels are side-major, `bins` a side, bin i meaning a distance of i cells.
+    `logits` are 4 * bins channels, side-major, `bins` a side, bin i meaning a distance of i cells.
     """
     probs = jax.nn.softmax(logits.reshape(*logits.shape[:-1], 4, bins), axis=-1)
     return probs @ jnp.arange(bins, dtype=probs.dtype)
 
 
 def dfl(
-    logits: Float[Array, "*B 4*bins"], sides: Float[Array, "*B 4"], bins: int = 16
+    logits: Float[Array, "*B L"], sides: Float[Array, "*B 4"], bins: int = 16
 ) -> Float[Array, "*B"]:
     """Cross-entropy of each side against its true distance, mean over the four sides.
 

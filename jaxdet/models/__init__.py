@@ -46,3 +46,12 @@ def family(name: str) -> Any:
     if name not in families:
         raise ValueError(f"no model family is called {name!r}; there are {', '.join(families)}")
     return importlib.import_module(f"jaxdet.models.{name}")
+
+
+def name_of(cfg: Any) -> str:
+    """The DETECTORS name of a Config: the first entry of its family whose fields it has."""
+    for name, entry in DETECTORS.items():
+        same_family = type(cfg).__module__ == f"jaxdet.models.{entry.family}"
+        if same_family and all(getattr(cfg, k) == v for k, v in entry.fields.items()):
+            return name
+    raise ValueError(f"no detector of the table has this Config: {cfg}")

@@ -14,3 +14,7 @@ class Detector(NamedTuple):
     module: nn.Module  # images f32[B,H,W,C] in [0, 1] -> Outputs
     loss: Callable[[Any, Batch], dict[str, Array]]  # scalars, the sum under "total"
     decode: Callable[[Any], Detections]  # fixed size, boxes in input px
+
+    def detect(self, variables: Any, images: Array) -> Detections:
+        """Images to Detections, one program: what evaluation and prediction compile."""
+        return self.decode(self.module.apply(variables, images))

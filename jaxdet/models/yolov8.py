@@ -23,6 +23,8 @@ from jaxdet.types import Array, Batch, Detections
 
 STRIDES = (8, 16, 32)
 BINS = 16
+# Config fields of the classic predict mode, where evaluation wants every class of an anchor.
+PREDICT = {"multi_label": False}
 # depth factor, width factor, most channels before the width factor
 SCALES = {
     "n": (0.33, 0.25, 1024),

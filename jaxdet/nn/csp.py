@@ -51,11 +51,10 @@ class SPPF(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W F"]:
         parts = [ConvNorm(x.shape[-1] // 2, dtype=self.dtype, name="reduce")(x, train=train)]
         for _ in range(3):
-            # Keywords: the ONNX converter cannot read positional arguments here.
-            pooled = nn.max_pool(
-                parts[-1], window_shape=(5, 5), strides=(1, 1), padding=((2, 2), (2, 2))
+            # Keywords, and "SAME", which is two cells a side here: what the ONNX converter can read.
+            parts.append(
+                nn.max_pool(parts[-1], window_shape=(5, 5), strides=(1, 1), padding="SAME")
             )
-            parts.append(pooled)
         joined = jnp.concatenate(parts, axis=-1)
         return ConvNorm(self.features, dtype=self.dtype, name="merge")(joined, train=train)
 

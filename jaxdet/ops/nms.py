@@ -42,6 +42,7 @@ def greedy(
     rows by falling score; ties keep the given order. The loop runs as often as detections are found,
     and no N x N table is made.
     """
+    boxes_xyxy, scores, labels = map(jnp.asarray, (boxes_xyxy, scores, labels))
 
     def unfinished(state):
         count, alive, _ = state

@@ -13,7 +13,6 @@ from jaxdet.data import sources
 from jaxdet.data.sources import Dataset
 from jaxdet.run import Run
 from jaxdet.train import parallel
-from jaxdet.train.step import make_detect
 from jaxdet.types import Detections, Example
 
 
@@ -81,6 +80,6 @@ def evaluate_run(run: Run, which: str = "best") -> dict[str, Any]:
     experiment = run.experiment
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
     dataset = sources.load(experiment.data, experiment.evaluate.split)
-    detect = parallel.map_detect(make_detect(run.detector()))
+    detect = parallel.map_detect(run.detector().detect)
     variables = parallel.replicate(run.weights(which))
     return evaluate(detect, variables, dataset, experiment, progress=True)

@@ -21,7 +21,7 @@ from jaxdet.report import curves, tables
 from jaxdet.run import Run
 from jaxdet.train import checkpoint, log, optim, parallel, pictures
 from jaxdet.train.evaluate import evaluate
-from jaxdet.train.step import TrainState, init_state, make_detect, make_step
+from jaxdet.train.step import TrainState, init_state, make_step
 
 
 UNKNOWN = -1.0  # the fitness of a checkpoint that nobody evaluated: it is never the best
@@ -45,7 +45,7 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
     data, and FloatingPointError, naming the loss parts and the images, when a loss is not finite.
     """
     data = {split: sources.load(experiment.data, split) for split in ("train", "val")}
-    check(experiment, data["train"])
+    check(experiment, data)
     run = _open(experiment, out, data, resume)
     detector = models.from_config(experiment.model)
     plan = optim.plan(
@@ -56,7 +56,7 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
     )
     main = parallel.process()[0] == 0
     step = parallel.map_step(make_step(detector, plan))
-    detect = parallel.map_detect(make_detect(detector))
+    detect = parallel.map_detect(detector.detect)
     with run.manager() as manager:
         state, now = _start(run, manager, plan)
         stop_asked = _listen_for_stop(manager)
@@ -82,22 +82,39 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
     return run
 
 
-def check(experiment: Experiment, dataset: Dataset) -> None:
+def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
     """Refuses an experiment whose model, data and devices do not fit, before anything is compiled."""
-    model, data = experiment.model, experiment.data
-    if model.channels != data.channels:
+    model, names = experiment.model, data["train"].class_names
+    if model.channels != experiment.data.channels:
         raise ValueError(
-            f"model.channels is {model.channels} but data.channels is {data.channels}: "
+            f"model.channels is {model.channels} but data.channels is {experiment.data.channels}: "
             "set both to the number of channels of the images"
         )
-    if model.num_classes != len(dataset.class_names):
+    if model.num_classes != len(names):
         raise ValueError(
-            f"model.num_classes is {model.num_classes} but the data has "
-            f"{len(dataset.class_names)} classes: {', '.join(dataset.class_names)}"
+            f"model.num_classes is {model.num_classes} but the data has {len(names)} classes: "
+            f"{', '.join(names)}"
         )
+    if data["val"].class_names != names:
+        raise ValueError(f"train has the classes {names}, val has {data['val'].class_names}")
+    _check_crowding(experiment, data["train"])
     parallel.check_batch(experiment.train.batch_size, "train.batch_size")
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
     runs.abstract_variables(experiment)  # traces the model: sides that do not divide are named
+
+
+def _check_crowding(experiment: Experiment, dataset: Dataset) -> None:
+    """A mosaic that joins the most crowded image with itself must fit: found now, not in mid-run."""
+    augment, most = experiment.data.augment, experiment.data.max_boxes
+    if experiment.train.epochs <= augment.close_mosaic:
+        return
+    joined = (4 if augment.mosaic > 0 else 1) * (2 if augment.mixup > 0 else 1)
+    crowded = max(dataset.records, key=lambda r: len(r.labels))
+    if joined * len(crowded.labels) > most:
+        raise ValueError(
+            f"{crowded.name} has {len(crowded.labels)} boxes, and mosaic and mixup join up to "
+            f"{joined} images: set data.max_boxes to {joined * len(crowded.labels)} (now {most})"
+        )
 
 
 def _open(

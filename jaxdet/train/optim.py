@@ -33,12 +33,12 @@ class Plan(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What one step uses."""
+    """What one step uses, all scalars."""
 
     lr: Array
     bias_lr: Array
     momentum: Array
-    accumulate: Array
+    accumulate: Array  # micro-batches of an update
 
 
 def plan(cfg: Train, *, num_images: int, num_classes: int, steps_per_epoch: int) -> Plan:

@@ -35,7 +35,7 @@ def truths_and_detections(
                 scores[keep],
                 labels[keep],
                 run.class_names,
-                truths=example.boxes_xyxy,
+                truths_xyxy=example.boxes_xyxy,
             )
             cv2.imwrite(str(folder / f"val_{chosen[index]:05d}.png"), tile[..., ::-1])
             tiles.append(tile)

@@ -86,11 +86,3 @@ def _update(state: TrainState, grads: Any, plan: optim.Plan, now: optim.Rates) -
         grads=jax.tree.map(jnp.zeros_like, state.grads),
     )
 
-
-def make_detect(detector: Detector) -> Callable:
-    """(variables, images [B, H, W, C]) -> Detections in px of those images: the evaluation program."""
-
-    def detect(variables: Any, images: Array) -> Any:
-        return detector.decode(detector.module.apply(variables, images))
-
-    return detect

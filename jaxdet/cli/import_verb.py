@@ -1,0 +1,55 @@
+"""jaxdet import MODEL WEIGHTS --out RUN."""
+
+from typing import Literal
+
+import tyro
+
+from jaxdet import bridge, models
+from jaxdet import run as runs
+from jaxdet.bridge import read, torch_names
+from jaxdet.config import Data, Experiment
+
+
+def main(argv: list[str]) -> None:
+    """Imports official weights."""
+    tyro.cli(import_weights, prog="jaxdet import", args=argv)
+
+
+def import_weights(
+    model: tyro.conf.Positional[str],
+    weights: tyro.conf.Positional[str],
+    out: str,
+    channels: int | None = None,
+    stem: Literal["zero", "mean", "copy", "strict"] = "zero",
+    image_size: int = 640,
+    window_hu: tuple[float, float] | None = None,
+    class_names: tuple[str, ...] = (),
+) -> None:
+    """Turns official PyTorch weights (.safetensors, .pth, .pt) into a RUN. Nothing in them is run.
+
+    Args:
+        model: the detector, such as yolov8n.
+        weights: the file.
+        out: the RUN folder to make.
+        channels: input channels of the RUN; default: those of the weights.
+        stem: what new input channels start with.
+        image_size: px of the square that predictions are made on.
+        window_hu: low and high HU, for weights that were trained on windowed CT.
+        class_names: default: class_0, class_1 and so on.
+    """
+    state = read.read_state_dict(weights)
+    found, fields = torch_names.infer_fields(state)
+    if found != model:
+        raise ValueError(f"{weights} holds {found}, not {model}")
+    fields["channels"] = channels or fields["channels"]
+    names = class_names or tuple(f"class_{i}" for i in range(fields["num_classes"]))
+    if len(names) != fields["num_classes"]:
+        raise ValueError(f"{weights} has {fields['num_classes']} classes; got {len(names)} names")
+    variables = bridge.from_torch(model, state, stem=stem, **fields)
+    data = Data(
+        image_size=image_size, channels=fields["channels"], window_hu=window_hu, classes=names
+    )
+    experiment = Experiment(model=models.config(model, **fields), data=data)
+    run = runs.create(out, experiment, names, imported_from=model)
+    run.save_weights(variables)
+    print(f"{out}: {model} with {fields['channels']} channels and {len(names)} classes")

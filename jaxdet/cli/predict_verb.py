@@ -1,0 +1,45 @@
+"""jaxdet predict RUN INPUT... --out DIR."""
+
+from typing import Literal
+
+import tyro
+
+from jaxdet import run as runs
+from jaxdet.predict import predict as predicting
+
+
+def main(argv: list[str]) -> None:
+    """Predicts with a RUN."""
+    tyro.cli(predict, prog="jaxdet predict", args=argv)
+
+
+def predict(
+    run: tyro.conf.Positional[str],
+    inputs: tyro.conf.Positional[tuple[str, ...]],
+    out: str,
+    score: float = 0.25,
+    which: Literal["best", "latest"] = "best",
+    batch_size: int = 8,
+    series_uid: str | None = None,
+) -> None:
+    """Finds lesions and writes detections.json (COCO results), overlays and a contact sheet.
+
+    Args:
+        run: the RUN folder.
+        inputs: PNG, JPEG, TIFF, npy, NIfTI, a DICOM folder, or folders of those.
+        out: where the results go.
+        score: boxes below this probability are left out.
+        which: the best checkpoint or the latest.
+        batch_size: slices that are computed together.
+        series_uid: which series of a DICOM folder that holds several.
+    """
+    told = predicting.predict(
+        runs.open_run(run),
+        inputs,
+        out,
+        score_threshold=score,
+        which=which,
+        batch_size=batch_size,
+        series_uid=series_uid,
+    )
+    print(f"{told['detections']} detections on {told['images']} images: {out}/detections.json")

@@ -1,0 +1,82 @@
+"""Which patient goes where? Splits and folds from one function, by patient and never by slice."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+
+def assign(
+    patients: Sequence[str],
+    parts: Sequence[float | int],
+    seed: int,
+    weights: Sequence[int] | Int[np.ndarray, "N"] | None = None,
+) -> Int[np.ndarray, "N"]:
+    """The part of each of N entries, such that all entries of a patient share one.
+
+    `parts` are the wanted shares (any scale; a share of 0 stays empty). `weights` says what a share
+    is a share of: entries when None, else for instance boxes; patients of weight 0 are shared out
+    by number. The answer depends on the seed and the patients with their weights, not on the order
+    of entries. Patients in an order drawn from the seed go to the part that lacks most; every
+    wanted part gets one. Fewer patients than wanted parts is a ValueError; no entries at all is
+    too.
+    """
+    share = np.asarray(parts, np.float64)
+    if share.ndim != 1 or not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
+        raise ValueError(f"shares of the parts want numbers >= 0 and one > 0; got {list(parts)}")
+    names, which = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
+    wanted = share > 0
+    if len(names) < wanted.sum():
+        raise ValueError(f"{wanted.sum()} parts want as many patients; there are {len(names)}")
+    counts = np.ones(len(which)) if weights is None else np.asarray(weights, np.float64)
+    if counts.shape != which.shape or (counts < 0).any():
+        raise ValueError(f"weights want {len(which)} numbers >= 0, one an entry; got {weights}")
+    weight = np.bincount(which, counts, minlength=len(names))
+    return _dealt(names, weight, share / share.sum(), seed)[which]
+
+
+def folds(
+    patients: Sequence[str],
+    k: int,
+    seed: int,
+    weights: Sequence[int] | Int[np.ndarray, "N"] | None = None,
+) -> list[tuple[Int[np.ndarray, "T"], Int[np.ndarray, "V"]]]:
+    """k pairs of positions (training, validation); every entry is validated once.
+
+    A patient is on one side only. k < 2 and k above the number of patients are a ValueError.
+    """
+    if k < 2:
+        raise ValueError(f"cross-validation wants at least 2 folds; got {k}")
+    part = assign(patients, [1.0] * k, seed, weights)
+    return [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(k)]
+
+
+def digest(names: Sequence[str], parts: Sequence[int] | Int[np.ndarray, "N"]) -> str:
+    """16 hexadecimal digits that change when an entry changes its part, and not with the order."""
+    if len(names) != len(parts):
+        raise ValueError(f"{len(names)} names with {len(parts)} parts")
+    pairs = sorted((str(name), int(part)) for name, part in zip(names, parts, strict=True))
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+
+
+def _dealt(names: np.ndarray, weight: np.ndarray, share: np.ndarray, seed: int) -> np.ndarray:
+    # Two ledgers: patients with weight are dealt by weight, those without by number.
+    lacks = np.outer([weight.sum(), (weight == 0).sum()], share)
+    empty, part = share > 0, np.zeros(len(names), np.int64)
+    order = _shuffled(names, seed)
+    for left, i in zip(range(len(order), 0, -1), order, strict=True):
+        ledger, amount = (0, weight[i]) if weight[i] else (1, 1.0)
+        # The last patients are kept for the parts that have none yet.
+        allowed = empty if left <= empty.sum() else share > 0
+        part[i] = np.argmax(np.where(allowed, lacks[ledger], -np.inf))
+        lacks[ledger, part[i]] -= amount
+        empty[part[i]] = False
+    return part
+
+
+def _shuffled(names: np.ndarray, seed: int) -> list[int]:
+    # By hash, not by a NumPy generator, whose stream may change from one release to the next.
+    keys = [hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in names]
+    return sorted(range(len(names)), key=keys.__getitem__)

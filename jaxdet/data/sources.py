@@ -1,0 +1,249 @@
+"""From a config to the images and truth of one split.
+
+    config.Data -> pool of records with their given split -> part by list or by patient -> checks ->
+    Dataset
+
+Truth is read at once and checked; pixels are read when an Example is asked for.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from jaxdet.config import Data
+from jaxdet.data import folds, images, layouts
+from jaxdet.data.formats import Truth, different
+from jaxdet.types import Example
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The truth of one image whose pixels are not read yet. M may be 0."""
+
+    name: str  # the file, below the folder of the data set; or "phantom patient 3 slice 41"
+    patient: str
+    boxes_xyxy: Float[np.ndarray, "M 4"]  # float32 px of the image as stored
+    labels: Int[np.ndarray, "M"]  # index into class_names
+    crowd: Bool[np.ndarray, "M"]  # True: neither wanted nor wrong, never taught
+    area: Float[np.ndarray, "M"]  # px^2, for the size classes of COCO
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One split: records at hand, pixels on demand. Reading is safe from several threads."""
+
+    class_names: tuple[str, ...]
+    records: tuple[Record, ...]
+    split: str
+    faults: dict[str, int]  # boxes that were dropped or clipped, by kind
+    pixels: Callable[[int], np.ndarray] = dataclasses.field(repr=False)  # record -> [H, W, C]
+    window: tuple[float | int, float | int] | None = None
+    cache: dict[int, np.ndarray] | None = dataclasses.field(default=None, repr=False)  # None: off
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> Example:
+        """Image i as uint8 or float32 in [0, 1], with the boxes that are taught: all but crowd."""
+        record = self.records[i]
+        taught = ~record.crowd
+        return Example(
+            image=images.to_range(self._stored(i), self.window, record.name),
+            boxes_xyxy=record.boxes_xyxy[taught],
+            labels=record.labels[taught],
+            name=record.name,
+            patient=record.patient,
+        )
+
+    def _stored(self, i: int) -> np.ndarray:
+        # Kept as in the file, which is smaller than float32, and locked against changes in place.
+        if self.cache is None:
+            return self.pixels(i)
+        if i not in self.cache:
+            image = self.pixels(i)
+            image.setflags(write=False)
+            self.cache[i] = image
+        return self.cache[i]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """One record of the pool, with how to read its pixels."""
+
+    record: Record
+    faults: tuple[str, ...]
+    pixels: Callable[[], np.ndarray]
+
+
+def load(cfg: Data, split: Split) -> Dataset:
+    """The Dataset of a split as the config describes it.
+
+    The phantom has no given lists: it is always split by patient.
+    The first image is read, so that wrong channels or a missing window are found here. A ValueError
+    names the file (and the field of the config) for: an empty split, a missing image, a faulty box
+    as `faulty_boxes` says, more boxes than `max_boxes`, class names other than `classes`, a patient
+    in two given splits, a path without a patient.
+    """
+    if cfg.source == "phantom":
+        names, pool = _renamed(cfg, *_phantom(cfg))
+        entries = _by_patient(cfg, pool[""], split)
+    elif cfg.split == "patient":
+        names, lists = _lists(cfg, layouts.present(cfg))
+        entries = _by_patient(cfg, _merged(cfg, lists), split)
+    else:
+        # Other lists are read only where a patient could be in two of them.
+        others = layouts.present(cfg) if cfg.patient_pattern else ()
+        names, lists = _lists(cfg, tuple(dict.fromkeys((split, *others))))
+        _refuse_shared_patients(cfg, lists)
+        entries = _merged(cfg, {split: lists[split]})
+    dataset = _dataset(cfg, split, names, entries)
+    if not entries:
+        raise ValueError(f"{split} split has 0 images (0 patients) in {cfg.path or cfg.source}")
+    _refuse_crowded(cfg, dataset)
+    dataset[0]
+    return dataset
+
+
+def _dataset(cfg: Data, split: str, names: tuple[str, ...], entries: list[_Entry]) -> Dataset:
+    return Dataset(
+        class_names=names,
+        records=tuple(entry.record for entry in entries),
+        split=split,
+        faults=dict(Counter(fault for entry in entries for fault in entry.faults)),
+        pixels=functools.partial(_pixels, [entry.pixels for entry in entries]),
+        window=cfg.window_hu,
+        cache={} if cfg.cache == "ram" else None,
+    )
+
+
+def _pixels(readers: list[Callable[[], np.ndarray]], i: int) -> Shaped[np.ndarray, "H W C"]:
+    return readers[i]()
+
+
+def _by_patient(cfg: Data, pool: list[_Entry], split: str) -> list[_Entry]:
+    if not pool:
+        return []
+    part = folds.assign([e.record.patient for e in pool], cfg.fractions, cfg.split_seed)
+    return [entry for entry, p in zip(pool, part, strict=True) if p == layouts.SPLITS.index(split)]
+
+
+def _refuse_crowded(cfg: Data, dataset: Dataset) -> None:
+    for record in dataset.records:
+        count = int((~record.crowd).sum())
+        if count > cfg.max_boxes:
+            raise ValueError(
+                f"{record.name} has {count} boxes; data.max_boxes is {cfg.max_boxes}: raise it"
+            )
+
+
+def _refuse_shared_patients(cfg: Data, lists: dict[str, list[_Entry]]) -> None:
+    seen: dict[str, set[str]] = {}
+    for split, entries in lists.items():
+        for entry in entries:
+            seen.setdefault(entry.record.patient, set()).add(split)
+    shared = sorted(patient for patient, splits in seen.items() if len(splits) > 1)
+    if cfg.patient_pattern and shared:
+        some = ", ".join(f"{p} ({' and '.join(sorted(seen[p]))})" for p in shared[:5])
+        raise ValueError(
+            f"{cfg.path}: {len(shared)} patients are in two splits: {some};"
+            ' data.split="patient" draws new ones'
+        )
+
+
+def _merged(cfg: Data, lists: dict[str, list[_Entry]]) -> list[_Entry]:
+    """All lists as one, an image that is listed twice taken once."""
+    pool: dict[str, _Entry] = {}
+    for entry in (entry for entries in lists.values() for entry in entries):
+        first = pool.setdefault(entry.record.name, entry)
+        same = (
+            np.array_equal(getattr(first.record, field), getattr(entry.record, field))
+            for field in ("boxes_xyxy", "labels")
+        )
+        if not all(same):
+            raise ValueError(f"{cfg.path}: {entry.record.name} is listed twice with other boxes")
+    return list(pool.values())
+
+
+def _phantom(cfg: Data) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
+    from jaxdet.data import phantom  # here, because it builds Records and so imports this file
+
+    names, records, read = phantom.records(cfg)
+    pool = [_Entry(record, (), functools.partial(read, i)) for i, record in enumerate(records)]
+    return tuple(names), {"": pool}
+
+
+def _lists(cfg: Data, splits: Sequence[str]) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
+    """Class names, and the entries of each list; "" is the heap, where there are no lists."""
+    listings = {split: layouts.read(cfg, split) for split in splits or ("",)}
+    names = {listing.class_names for listing in listings.values()}
+    if len(names) > 1:
+        raise ValueError(f"{cfg.path}: the splits differ in their classes: {sorted(names)}")
+    lists = {
+        split: [_entry(cfg, listing.root, file, truth) for file, truth in listing.truths]
+        for split, listing in listings.items()
+    }
+    return _renamed(cfg, names.pop(), lists)
+
+
+def _renamed(
+    cfg: Data, names: tuple[str, ...], lists: dict[str, list[_Entry]]
+) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
+    """The labels in the order of cfg.classes, where it is given."""
+    if not cfg.classes or cfg.classes == names:
+        return names, lists
+    if set(different(cfg.classes)) != set(names):
+        raise ValueError(f"{cfg.path}: its classes are {names}; data.classes wants {cfg.classes}")
+    new = np.array([cfg.classes.index(name) for name in names], np.int32)
+
+    def moved(entry: _Entry) -> _Entry:
+        record = dataclasses.replace(entry.record, labels=new[entry.record.labels])
+        return dataclasses.replace(entry, record=record)
+
+    return cfg.classes, {split: list(map(moved, entries)) for split, entries in lists.items()}
+
+
+def _entry(cfg: Data, root: pathlib.Path, file: pathlib.Path, truth: Truth) -> _Entry:
+    # Below the folder, so that names, patients and fold digests stay when the data move.
+    inside = file.is_relative_to(root)
+    name = (file.relative_to(root) if inside else file).as_posix()
+    record = Record(
+        name=name,
+        patient=_patient(cfg.patient_pattern, name),
+        boxes_xyxy=truth.boxes_xyxy,
+        labels=truth.labels,
+        crowd=truth.crowd,
+        area=truth.area,
+    )
+    read = functools.partial(_read, file, cfg.channels, (truth.height, truth.width))
+    return _Entry(record, truth.faults, read)
+
+
+def _patient(pattern: str, name: str) -> str:
+    if not pattern:
+        return name
+    match = re.search(pattern, name)
+    if not match or not match.re.groups or match[1] is None:
+        raise ValueError(
+            f"{name}: data.patient_pattern {pattern!r} finds no patient (group 1) in this path"
+        )
+    return match[1]
+
+
+def _read(file: pathlib.Path, channels: int, told: tuple[int, int]) -> Shaped[np.ndarray, "H W C"]:
+    image = images.read(file, channels)
+    if image.shape[:2] != told:
+        raise ValueError(
+            f"{file}: the image is {image.shape[1]} x {image.shape[0]}, its annotation says"
+            f" {told[1]} x {told[0]}: the boxes belong to another image"
+        )
+    return image

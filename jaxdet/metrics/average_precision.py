@@ -1,0 +1,161 @@
+"""Average precision of detections against true boxes, under a named protocol.
+
+    read -> pairs that overlap -> match -> curve of each class -> its area -> mean
+
+Runs on the host in NumPy: ties and thresholds that are met exactly need the float in which a
+protocol has always been counted (float64; "yolo" float32), and a device may have neither float64
+nor exact division.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxdet.metrics import match
+from jaxdet.metrics.protocols import Protocol, protocol_named
+from jaxdet.metrics.rows import Found, Truth, box_area, read
+
+
+def average_precision(
+    detections: Iterable[Any],
+    truths: Iterable[Any],
+    overlap: Literal["iou", "iobb"] = "iou",
+    thresholds: float | Sequence[float | int] | np.ndarray = (0.5,),
+    protocol: str = "coco",
+) -> Float[np.ndarray, "T"]:
+    """Average precision in [0, 1], one a threshold: the mean over the classes that have truth.
+
+    detections: one (boxes_xyxy [N, 4], scores [N], labels [N]) an image, or padded `Detections`,
+      one an image or one of a whole batch.
+    truths: one (boxes_xyxy [M, 4], labels [M]) an image, where needed (.., crowd [M], area [M]).
+    overlap: "iou", or "iobb", the intersection over the *detected* box.
+    thresholds: in (0, 1]; an equal overlap is enough.
+    NumPy or JAX arrays; rows with label -1 are padding.
+
+    protocol:
+      "coco"   pycocotools 2.0, bbox: 100 detections an image and class, 101 recall levels, crowds
+               ignored. Equal to it to 1e-6, ties included.
+      "voc"    Pascal VOC 2010: the area under the envelope; a crowd is a "difficult" object.
+      "voc07"  Pascal VOC 2007: 11 levels. Departs, both: a width is x2 - x1, not one pixel more.
+      "yolo"   ultralytics 8.2 (facts, 4.4 and 4.5): straight lines that end in (1, 0), so that the
+               best there is is 0.995; crowds dropped. Departs: equal scores keep their order (its
+               np.argsort is not stable), and of equal overlaps the first counts.
+
+    No truth in any class: NaN (pycocotools says -1). Truth and no detections: 0. A class without
+    truth does not count, nor do its detections. A box without area, or inverted, overlaps nothing:
+    as truth it is missed, as detection it is false. Equal scores are taken in the order of the
+    images, then as given. ValueError: a score or box that is NaN or infinite (names the image, from
+    0), columns that do not fit, an unknown protocol or overlap, thresholds out of range.
+    """
+    levels, rules = check(thresholds, overlap), protocol_named(protocol)
+    cases = prepare(detections, truths, levels, rules, overlap)
+    areas = areas_by_class(judge(cases, levels, rules), rules)[1]
+    return areas.mean(axis=0) if len(areas) else np.full(len(levels), np.nan)
+
+
+class Cases(NamedTuple):
+    """Detections and truths that a protocol looks at, and where they overlap."""
+
+    dets: Found
+    truths: Truth
+    pairs: match.Pairs
+    images: int
+
+
+class Verdict(NamedTuple):
+    """What became of every detection and truth, at each threshold."""
+
+    cases: Cases
+    found: Int[np.ndarray, "D T"]  # row of the truth, or -1
+    ignored: Bool[np.ndarray, "D T"]  # neither right nor wrong
+    counted: Bool[np.ndarray, "M"]  # truths that ought to be found
+
+
+def check(thresholds: Any, overlap: str) -> Float[np.ndarray, "T"]:
+    """The thresholds as an array; a ValueError where they or the kind of overlap make no sense."""
+    levels = np.atleast_1d(np.asarray(thresholds, np.float64))
+    if overlap not in ("iou", "iobb"):
+        raise ValueError(f"overlap wants 'iou' or 'iobb'; got {overlap!r}")
+    if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels <= 1)).all():
+        raise ValueError(f"thresholds want numbers above 0 and up to 1; got {thresholds!r}")
+    return levels
+
+
+def prepare(
+    detections: Iterable[Any],
+    truths: Iterable[Any],
+    thresholds: Float[np.ndarray, "T"],
+    rules: Protocol,
+    overlap: Literal["iou", "iobb"],
+) -> Cases:
+    """Read both lists, leave out what the protocol does not look at, and measure the overlaps."""
+    dets, true, images = read(detections, truths)
+    if rules.crowd == "drop":
+        true = Truth(*(column[~true.crowd] for column in true))
+    if rules.max_dets is not None:
+        first = match.place_in_group(dets.group) < rules.max_dets
+        dets = Found(*(column[first] for column in dets))
+    floor = float(rules.number(min(thresholds.min(), match.ALMOST_ONE)))
+
+    def measure(boxes, truths, crowd):
+        return rules.overlap(boxes, truths, crowd, overlap)
+
+    return Cases(dets, true, match.pairs(dets, true, measure, floor), images)
+
+
+def judge(
+    cases: Cases,
+    thresholds: Float[np.ndarray, "T"],
+    rules: Protocol,
+    size_px2: tuple[float, float] | None = None,
+) -> Verdict:
+    """Match under the rules; with `size_px2`, (least, most), only truths of such an area count.
+
+    Detections that find another truth, and detections of another size that find none, are then
+    ignored, as in pycocotools; both bounds are included.
+    """
+    dets, truths = cases.dets, cases.truths
+    out, ignored = np.zeros(len(dets.group), bool), truths.crowd
+    if size_px2 is not None:
+        area = box_area(dets.boxes_xyxy)
+        out = (area < size_px2[0]) | (area > size_px2[1])
+        ignored = ignored | (truths.area < size_px2[0]) | (truths.area > size_px2[1])
+    levels = thresholds.astype(rules.number)
+    found = rules.match(cases.pairs, dets.group, ignored, truths.crowd, levels)
+    # Row -1 stands for "found none": whether that is ignored depends on the detection alone.
+    skipped = np.where(found >= 0, np.append(ignored, False)[found], out[:, None])
+    return Verdict(cases, found, skipped, ~ignored)
+
+
+def labels_with_truth(verdict: Verdict) -> Int[np.ndarray, "K"]:
+    """Classes that have a truth which counts, rising."""
+    return np.unique(verdict.cases.truths.labels[verdict.counted])
+
+
+def curve(
+    verdict: Verdict, label: int, threshold: int
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
+    """Scores (falling), recall and precision of a class after each detection that is not ignored.
+
+    `threshold` is a position. The class must have truth that counts.
+    """
+    dets, truths = verdict.cases.dets, verdict.cases.truths
+    rows = slice(*np.searchsorted(dets.labels, [label, label + 1]))
+    kept = ~verdict.ignored[rows, threshold]
+    right = np.cumsum(verdict.found[rows, threshold][kept] >= 0)
+    total = np.count_nonzero(verdict.counted[truths.labels == label])
+    return dets.scores[rows][kept], right / total, right / np.arange(1, len(right) + 1)
+
+
+def areas_by_class(
+    verdict: Verdict, rules: Protocol
+) -> tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K T"]]:
+    """Labels of the classes that have truth, and their average precision at each threshold."""
+    labels = labels_with_truth(verdict)
+    areas = np.zeros((len(labels), verdict.found.shape[1]))
+    for k, t in np.ndindex(areas.shape):
+        _, recall, precision = curve(verdict, int(labels[k]), t)
+        areas[k, t] = rules.area(recall, precision)
+    return labels, areas

@@ -1,0 +1,239 @@
+"""Threads, processes and restarts change no batch: all hangs on (seed, epoch, index)."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxdet.config import Data
+from jaxdet.data import batch as b
+from jaxdet.data.transforms import letterbox
+from jaxdet.types import Batch, Example
+
+CFG = Data(image_size=48, channels=4, max_boxes=12, pad=(0.1, 0.2, 0.3, 0.4))
+SEVERAL = {"seed": 3, "batch_size": 4, "epochs": 2}
+
+
+class Images:
+    """Random images of random sizes, `boxes` boxes each, made on the spot."""
+
+    def __init__(self, n, boxes=2, dtype=np.uint8, faulty=None, channels=4, shape=None):
+        self.n, self.boxes, self.dtype, self.faulty = n, boxes, dtype, faulty
+        self.channels, self.shape = channels, shape
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        if index == self.faulty:
+            raise OSError(f"scan{index}.png is truncated")
+        rng = np.random.default_rng(index)
+        height, width = self.shape or rng.integers(40, 70, 2)
+        image = rng.random((height, width, self.channels))
+        whole = self.dtype == np.uint8
+        image = (255 * image).astype(np.uint8) if whole else image.astype(self.dtype)
+        low = rng.integers(0, 20, (self.boxes, 2))
+        boxes = np.hstack([low, low + rng.integers(8, 20, (self.boxes, 2))]).astype(np.float32)
+        labels = rng.integers(0, 3, self.boxes).astype(np.int32)
+        return Example(image, boxes, labels, f"scan{index}.png", f"patient{index}")
+
+
+def with_augment(cfg=CFG, **changes):
+    return dataclasses.replace(cfg, augment=dataclasses.replace(cfg.augment, **changes))
+
+
+def same(a, c):
+    return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(a, c, strict=True))
+
+
+def test_order_is_a_permutation_of_its_own():
+    orders = [b.order(s, e, 50) for s, e in ((0, 0), (0, 1), (1, 0))]
+    for permutation in orders:
+        assert sorted(permutation.tolist()) == list(range(50))
+    assert len({tuple(p.tolist()) for p in orders}) == 3
+    b.order.cache_clear()
+    np.testing.assert_array_equal(b.order(0, 1, 50), orders[1])
+    with pytest.raises(ValueError, match="read-only"):
+        orders[0][0] = 1
+    assert b.order(0, 0, 0).tolist() == []
+
+
+def test_order_and_augmentation_use_two_streams():
+    plain = np.random.default_rng(np.random.SeedSequence([3, 1, 0])).permutation(50)
+    assert not np.array_equal(b.order(3, 1, 50), plain)
+
+
+@pytest.mark.parametrize(("n", "batch", "steps"), [(0, 4, 0), (1, 4, 1), (8, 4, 2), (9, 4, 3)])
+def test_steps_per_epoch(n, batch, steps):
+    assert b.steps_per_epoch(n, batch) == steps
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("mosaic", [True, False])
+def test_a_sample_is_a_pure_function(mosaic, dtype):
+    cfg, data = with_augment(mixup=0.5), Images(9, dtype=dtype)
+    key = {"seed": 1, "epoch": 2, "index": 3}
+    first = b.train_sample(data, cfg, **key, mosaic=mosaic)
+    assert first.image.shape == (48, 48, 4) and first.image.dtype == dtype
+    assert first.boxes_xyxy.dtype == np.float32 and first.labels.dtype == np.int32
+    assert (first.boxes_xyxy >= 0).all() and (first.boxes_xyxy <= 48).all()
+    assert same(first, b.train_sample(data, cfg, **key, mosaic=mosaic))
+    for name in key:
+        other = b.train_sample(data, cfg, **{**key, name: key[name] + 1}, mosaic=mosaic)
+        assert not np.array_equal(first.image, other.image)
+
+
+def test_without_mosaic_it_is_the_letterbox_under_the_affine():
+    off = with_augment(translate=0.0, scale=0.0, flip_lr=0.0)
+    data = Images(5, boxes=3, shape=(36, 60))  # 0.8 of it is 28.8 x 48, which rounds up to 29
+    sample = b.train_sample(data, off, seed=0, epoch=0, index=2, mosaic=False)
+    image, place = letterbox(data[2].image, 48, off.pad)
+    np.testing.assert_array_equal(sample.image, image)
+    want = data[2].boxes_xyxy * np.float32([0.8, 29 / 36] * 2) + np.float32([0, place.pad_y] * 2)
+    np.testing.assert_allclose(sample.boxes_xyxy, want, atol=1e-4)
+
+
+def test_probabilities_of_zero_and_one():
+    data = Images(5)
+    key = {"seed": 0, "epoch": 0, "index": 2, "mosaic": True}
+    never = with_augment(mosaic=0.0, translate=0.0, scale=0.0, flip_lr=0.0)
+    always = with_augment(mosaic=0.0, translate=0.0, scale=0.0, flip_lr=1.0, flip_ud=1.0)
+    plain, turned = (b.train_sample(data, cfg, **key).image for cfg in (never, always))
+    np.testing.assert_array_equal(turned, plain[::-1, ::-1])
+    blended = with_augment(never, mixup=1.0)
+    assert len(b.train_sample(data, blended, **key).labels) == 4
+
+
+def test_partners_come_from_the_whole_dataset():
+    class Flat(Images):
+        def __getitem__(self, index):
+            image = np.full((48, 48, 4), index + 1, np.uint8)
+            return Example(image, np.zeros((0, 4), np.float32), np.int32([]), "flat", "p")
+
+    cfg = with_augment(dataclasses.replace(CFG, pad=(0.0,)), scale=0.0, translate=0.0)
+    seen = [
+        np.unique(b.train_sample(Flat(200), cfg, seed=0, epoch=e, index=7, mosaic=True).image)
+        for e in range(40)
+    ]
+    assert sum(8 in values for values in seen) > 30  # its own image, where it is in sight
+    partners = set(np.concatenate(seen).tolist()) - {0, 8}
+    assert len(partners) > 80 and max(partners) > 190 and min(partners) < 10
+
+
+def test_pad_boxes():
+    boxes, labels = b.pad_boxes(np.float32([[1, 2, 3, 4]]), np.int32([5]), 3)
+    np.testing.assert_array_equal(boxes, [[1, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert labels.tolist() == [5, -1, -1] and boxes.dtype == np.float32
+    boxes, labels = b.pad_boxes(np.zeros((0, 4), np.float32), np.int32([]), 2)
+    assert not boxes.any() and labels.tolist() == [-1, -1]
+    with pytest.raises(ValueError, match=r"2 boxes in one picture, but data\.max_boxes is 1"):
+        b.pad_boxes(np.zeros((2, 4), np.float32), np.int32([0, 0]), 1)
+
+
+def test_too_many_boxes_name_the_images_and_the_field():
+    cfg = with_augment(dataclasses.replace(CFG, max_boxes=9), scale=0.0, mosaic=0.0, mixup=1.0)
+    with pytest.raises(ValueError, match=r"scan2\.png, scan\d\.png: \d+ .*data\.max_boxes is 9"):
+        b.train_sample(Images(5, boxes=8), cfg, seed=0, epoch=0, index=2, mosaic=True)
+    few = dataclasses.replace(CFG, max_boxes=1)
+    with pytest.raises(ValueError, match=r"scan0\.png: 2 boxes .*at least 2"):
+        list(b.eval_batches(Images(3), few, batch_size=2))
+
+
+def test_batches_have_one_fixed_shape():
+    got = list(b.train_batches(Images(10), CFG, **SEVERAL))
+    assert len(got) == 6
+    for batch in got:
+        assert isinstance(batch, Batch)
+        assert batch.images.shape == (4, 48, 48, 4) and batch.images.dtype == np.uint8
+        assert batch.boxes_xyxy.shape == (4, 12, 4) and batch.boxes_xyxy.dtype == np.float32
+        assert batch.labels.shape == (4, 12) and batch.labels.dtype == np.int32
+        assert (batch.boxes_xyxy[batch.labels < 0] == 0).all()
+    first, last = b.order(3, 0, 10), got[2].index.tolist()
+    assert np.concatenate([g.index for g in got[:2]]).tolist() == first[:8].tolist()
+    assert last == [*first[8:], *first[:2]]
+
+
+def test_a_row_is_the_sample_of_its_index():
+    data = Images(6)
+    for step, batch in enumerate(b.train_batches(data, with_augment(close_mosaic=1), **SEVERAL)):
+        epoch = step // 2
+        for image, boxes, labels, index in zip(*batch, strict=True):
+            want = b.train_sample(
+                data, CFG, seed=3, epoch=epoch, index=int(index), mosaic=epoch < 1
+            )
+            np.testing.assert_array_equal(image, want.image)
+            np.testing.assert_array_equal(labels[labels >= 0], want.labels)
+            np.testing.assert_array_equal(boxes[labels >= 0], want.boxes_xyxy)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 5])
+def test_threads_change_nothing(threads):
+    want = list(b.train_batches(Images(10), CFG, **SEVERAL))
+    cfg = dataclasses.replace(CFG, threads=threads)
+    got = list(b.train_batches(Images(10), cfg, **SEVERAL))
+    assert len(got) == len(want) and all(map(same, got, want))
+
+
+@pytest.mark.parametrize("start", [1, 3, 5, 6, 9])
+def test_a_restart_goes_on_as_the_straight_run(start):
+    want = list(b.train_batches(Images(10), CFG, **SEVERAL))[start:]
+    got = list(b.train_batches(Images(10), CFG, **SEVERAL, start_step=start))
+    assert len(got) == len(want) and all(map(same, got, want))
+
+
+def test_processes_share_one_global_batch():
+    whole = b.train_batches(Images(7), CFG, **SEVERAL)
+    parts = [b.train_batches(Images(7), CFG, **SEVERAL, process=p, processes=2) for p in range(2)]
+    for want, one, two in zip(whole, *parts, strict=True):
+        assert len(one.index) == len(two.index) == 2
+        assert same([np.concatenate(pair) for pair in zip(one, two, strict=True)], want)
+
+
+def test_a_dataset_smaller_than_the_batch_fills_it_in_turn():
+    (batch,) = b.train_batches(Images(3), CFG, batch_size=8, epochs=1, seed=0)
+    assert batch.index.tolist() == np.resize(b.order(0, 0, 3), 8).tolist()
+
+
+def test_float_images_stay_float():
+    batch = next(b.train_batches(Images(3, dtype=np.float32), CFG, **SEVERAL))
+    assert batch.images.dtype == np.float32 and batch.images.max() <= 1
+
+
+def test_a_broken_file_stops_training_with_its_own_error():
+    with pytest.raises(OSError, match=r"scan5\.png is truncated") as caught:
+        list(b.train_batches(Images(10, faulty=5), CFG, **SEVERAL))
+    assert any("example 5" in note for note in caught.value.__notes__)
+
+
+def test_wrong_channels_and_types_name_the_image():
+    with pytest.raises(ValueError, match=r"scan\d\.png: data.channels is 4, .* is \[\d+, \d+, 3\]"):
+        next(b.train_batches(Images(4, channels=3), CFG, **SEVERAL))
+    with pytest.raises(ValueError, match=r"scan0\.png: wanted uint8, or float32 .* is uint16"):
+        next(b.eval_batches(Images(4, dtype=np.uint16), CFG, batch_size=2))
+
+
+def test_impossible_batches_are_refused():
+    with pytest.raises(ValueError, match="at least one example; the training split is empty"):
+        b.train_batches(Images(0), CFG, **SEVERAL)
+    with pytest.raises(ValueError, match="multiple of the 3 processes; got 4"):
+        b.train_batches(Images(5), CFG, **SEVERAL, processes=3)
+
+
+def test_evaluation_sees_every_example_once_and_in_order():
+    data = Images(5)
+    got = list(b.eval_batches(data, CFG, batch_size=2))
+    assert [batch.index.tolist() for batch, _ in got] == [[0, 1], [2, 3], [4, -1]]
+    assert [len(places) for _, places in got] == [2, 2, 1]
+    last, _ = got[-1]
+    assert not last.images[1].any() and (last.labels[1] == -1).all()
+    assert not last.boxes_xyxy[1].any()
+    for batch, places in got:
+        for k, place in enumerate(places):
+            example = data[int(batch.index[k])]
+            np.testing.assert_array_equal(batch.images[k], letterbox(example.image, 48, CFG.pad)[0])
+            back = place.to_original(batch.boxes_xyxy[k][batch.labels[k] >= 0])
+            np.testing.assert_allclose(back, example.boxes_xyxy, atol=1e-3)
+
+
+def test_evaluation_of_nothing_is_no_batch():
+    assert list(b.eval_batches(Images(0), CFG, batch_size=2)) == []

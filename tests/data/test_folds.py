@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+
+from jaxdet.data import folds
+
+FRACTIONS = (0.7, 0.15, 0.15)
+
+
+def entries(num_patients, seed=0, most=9):
+    sizes = np.random.default_rng(seed).integers(1, most, num_patients)
+    return [f"p{i:03d}" for i, size in enumerate(sizes) for _ in range(size)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_patient_is_never_parted_and_shares_are_met(seed):
+    patients = entries(60, seed)
+    part = folds.assign(patients, FRACTIONS, seed)
+    for patient in set(patients):
+        assert len({p for q, p in zip(patients, part, strict=True) if q == patient}) == 1
+    share = np.bincount(part, minlength=3) / len(patients)
+    np.testing.assert_allclose(share, FRACTIONS, atol=8 / len(patients))  # the largest patient
+
+
+def test_equal_patients_meet_the_shares_exactly():
+    part = folds.assign([f"p{i}" for i in range(100)], FRACTIONS, 3)
+    assert np.bincount(part).tolist() == [70, 15, 15]
+
+
+def test_the_order_of_entries_does_not_matter_and_the_seed_does():
+    patients = np.array(entries(40))
+    order = np.random.default_rng(1).permutation(len(patients))
+    part = folds.assign(patients.tolist(), FRACTIONS, 7)
+    np.testing.assert_array_equal(folds.assign(patients[order].tolist(), FRACTIONS, 7), part[order])
+    assert (folds.assign(patients.tolist(), FRACTIONS, 8) != part).any()
+
+
+def test_the_split_is_that_of_last_year():
+    # A changed split would put test patients of old checkpoints into training.
+    part = folds.assign([f"p{i}" for i in range(10)], FRACTIONS, 0)
+    assert part.tolist() == [2, 0, 0, 0, 0, 0, 1, 1, 0, 0]
+
+
+def test_weights_balance_what_they_count():
+    patients = [f"p{i}" for i in range(200)]
+    boxes = np.random.default_rng(0).integers(0, 20, 200)
+    part = folds.assign(patients, [1, 1, 1, 1], 0, boxes)
+    assert np.ptp(np.bincount(part, boxes)) <= 20
+    # Patients without a box are shared out by number.
+    assert np.ptp(np.bincount(part[boxes == 0], minlength=4)) <= 1
+    assert np.bincount(folds.assign(patients, [1, 1], 0, [0] * 200)).tolist() == [100, 100]
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_every_wanted_part_gets_a_patient(count):
+    patients = [f"p{i}" for i in range(count)]
+    for seed in range(20):
+        part = folds.assign(patients, (0.98, 0.01, 0.01), seed)
+        assert set(part.tolist()) == {0, 1, 2}
+        part = folds.assign(patients, (0.99, 0.01, 0.0), seed, [100] + [1] * (count - 1))
+        assert set(part.tolist()) == {0, 1}
+
+
+def test_too_few_patients_are_an_error():
+    with pytest.raises(ValueError, match="3 parts want as many patients; there are 2"):
+        folds.assign(["a", "b", "a", "b"], FRACTIONS, 0)
+    with pytest.raises(ValueError, match="3 parts want as many patients; there are 0"):
+        folds.assign([], FRACTIONS, 0)
+
+
+@pytest.mark.parametrize("parts", [(), (0.0, 0.0), (1.0, -0.1), (float("nan"), 1.0)])
+def test_shares_must_be_shares(parts):
+    with pytest.raises(ValueError, match="shares of the parts want"):
+        folds.assign(["a", "b"], parts, 0)
+
+
+@pytest.mark.parametrize("weights", [[1], [1, -1]])
+def test_weights_must_be_one_an_entry(weights):
+    with pytest.raises(ValueError, match="weights want 2 numbers >= 0"):
+        folds.assign(["a", "b"], [1, 1], 0, weights)
+
+
+def test_folds_validate_every_entry_once():
+    patients = entries(23)
+    pairs = folds.folds(patients, 5, 0)
+    together = np.concatenate([val for _, val in pairs])
+    assert sorted(together.tolist()) == list(range(len(patients)))
+    for train, val in pairs:
+        assert len(train) + len(val) == len(patients) and len(val)
+        assert not {patients[i] for i in train} & {patients[i] for i in val}
+
+
+def test_more_folds_than_patients_is_an_error():
+    with pytest.raises(ValueError, match="5 parts want as many patients; there are 4"):
+        folds.folds(["a", "b", "c", "d", "d"], 5, 0)
+    with pytest.raises(ValueError, match="at least 2 folds; got 1"):
+        folds.folds(["a", "b"], 1, 0)
+
+
+def test_digest_names_the_split():
+    names, parts = ["a", "b", "c"], [0, 1, 0]
+    digest = folds.digest(names, parts)
+    assert len(digest) == 16 and digest == folds.digest(names[::-1], np.array(parts[::-1]))
+    assert digest != folds.digest(names, [0, 1, 1]) != folds.digest(["a", "b", "d"], [0, 1, 1])
+    with pytest.raises(ValueError, match="3 names with 2 parts"):
+        folds.digest(names, [0, 1])

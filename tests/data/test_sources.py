@@ -1,0 +1,334 @@
+import collections
+import re
+import shutil
+import subprocess
+import sys
+import types
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdet.config import Data
+from jaxdet.data import formats_coco, formats_voc, formats_yolo, sources
+from jaxdet.data.formats import Row, sound
+
+NAMES = ("cyst", "tumour")
+IMAGES = {  # split -> names; three slices of a patient
+    "train": [f"p{p}_{s}.png" for p in range(4) for s in range(3)],
+    "val": [f"p{p}_{s}.png" for p in (4, 5) for s in range(3)],
+}
+
+
+def pixels(name):
+    return np.full((48, 64, 3), sum(name.encode()) % 251, np.uint8)
+
+
+def truth(name, count=2):
+    boxes = [(4.0 + i, 5.0, 30.0, 40.0 + i) for i in range(count)]
+    rows = [Row(box, i % 2, name) for i, box in enumerate(boxes)]
+    return sound(name, 48, 64, rows)
+
+
+def draw(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, pixels(path.name))[1].tobytes())
+
+
+def make_coco(folder, images):
+    (folder / "annotations").mkdir()
+    for split, names in images.items():
+        for name in names:
+            draw(folder / "images" / name)
+        file = folder / "annotations" / f"{split}.json"
+        formats_coco.write(file, NAMES, [truth(name) for name in names])
+    return folder
+
+
+def make_yolo(folder, images):
+    formats_yolo.write(folder, NAMES, {s: [truth(n) for n in names] for s, names in images.items()})
+    for split, names in images.items():
+        for name in names:
+            draw(folder / "images" / split / name)
+    return folder / "data.yaml"
+
+
+def make_voc(folder, images):
+    for part in ("splits", "annotations"):
+        (folder / part).mkdir()
+    for split, names in images.items():
+        stems = [name.removesuffix(".png") for name in names]
+        (folder / "splits" / f"{split}.txt").write_text("\r\n".join(stems), encoding="utf-8-sig")
+        for name, stem in zip(names, stems, strict=True):
+            draw(folder / "images" / name)
+            formats_voc.write(folder / "annotations" / f"{stem}.xml", NAMES, truth(name))
+    return folder
+
+
+MAKE = {"coco": make_coco, "yolo": make_yolo, "voc": make_voc}
+KINDS = sorted(MAKE)
+
+
+def config(kind, folder, images=IMAGES, **fields):
+    folder = folder / "Daten ü"
+    folder.mkdir()
+    return Data(source=kind, path=str(MAKE[kind](folder, images)), **fields)
+
+
+def change(cfg, **fields):
+    return Data(**{**vars(cfg), **fields})
+
+
+def patients(dataset):
+    return {record.patient for record in dataset.records}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_splits_are_read(tmp_path, kind):
+    cfg = config(kind, tmp_path)
+    for split, names in IMAGES.items():
+        data = sources.load(cfg, split)
+        assert (len(data), data.class_names, data.split, data.faults) == (
+            len(names),
+            NAMES,
+            split,
+            {},
+        )
+        assert [record.name.split("/")[-1] for record in data.records] == names
+        assert [record.patient for record in data.records] == [r.name for r in data.records]
+        example = data[1]
+        np.testing.assert_array_equal(example.image, pixels(names[1]))
+        np.testing.assert_allclose(example.boxes_xyxy, truth(names[1]).boxes_xyxy, atol=1e-3)
+        assert example.labels.tolist() == [0, 1] and example.name == data.records[1].name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patients_are_pooled_and_parted(tmp_path, kind):
+    cfg = config(kind, tmp_path, split="patient", patient_pattern=r"(p\d)_", fractions=(1, 1, 1))
+    parts = [sources.load(cfg, split) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [6, 6, 6]
+    assert set.union(*map(patients, parts)) == {f"p{i}" for i in range(6)}
+    assert sum(len(patients(part)) for part in parts) == 6
+    again = sources.load(change(cfg, split_seed=1), "train")
+    assert patients(again) != patients(parts[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_patient_in_two_given_splits_is_refused(tmp_path, kind):
+    images = {"train": ["p1_0.png", "p2_0.png"], "val": ["p2_1.png"]}
+    cfg = config(kind, tmp_path, images, patient_pattern=r"(p\d)_")
+    with pytest.raises(ValueError, match=r"1 patients are in two splits: p2 \(train and val\)"):
+        sources.load(cfg, "train")
+    assert len(sources.load(change(cfg, patient_pattern=""), "train")) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_path_without_a_patient_names_the_file(tmp_path, kind):
+    cfg = config(kind, tmp_path, patient_pattern=r"(case\d+)")
+    with pytest.raises(ValueError, match=r"p0_0\.png: data\.patient_pattern .* finds no patient"):
+        sources.load(cfg, "train")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_split_is_an_error(tmp_path, kind):
+    cfg = config(kind, tmp_path, {"train": ["p1_0.png"], "val": []})
+    where = re.escape(cfg.path)
+    with pytest.raises(ValueError, match=rf"val split has 0 images \(0 patients\) in {where}"):
+        sources.load(cfg, "val")
+    with pytest.raises(ValueError, match="test"):
+        sources.load(cfg, "test")
+    cfg = change(cfg, split="patient", fractions=(1.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match="test split has 0 images"):
+        sources.load(cfg, "test")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_too_many_boxes_are_an_error(tmp_path, kind):
+    cfg = config(kind, tmp_path, max_boxes=1)
+    with pytest.raises(ValueError, match=r"p0_0\.png has 2 boxes; data\.max_boxes is 1"):
+        sources.load(cfg, "train")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_channels_are_found_at_load(tmp_path, kind):
+    cfg = config(kind, tmp_path, channels=4)
+    with pytest.raises(ValueError, match=r"p0_0\.png: .* has 3 channels, data\.channels wants 4"):
+        sources.load(cfg, "train")
+    assert sources.load(change(cfg, channels=1), "train")[0].image.shape == (48, 64, 1)
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_a_missing_image_names_the_file(tmp_path, kind):
+    cfg = config(kind, tmp_path)
+    (tmp_path / "Daten ü" / "images" / "p1_2.png").unlink()
+    with pytest.raises(ValueError, match="p1_2"):
+        sources.load(cfg, "train")
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_boxes_of_another_image_size_are_refused(tmp_path, kind):
+    cfg = config(kind, tmp_path)
+    small = cv2.imencode(".png", np.zeros((24, 32, 3), np.uint8))[1].tobytes()
+    (tmp_path / "Daten ü" / "images" / "p0_0.png").write_bytes(small)
+    with pytest.raises(ValueError, match=r"p0_0\.png: the image is 32 x 24, .* says 64 x 48"):
+        sources.load(cfg, "train")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_give_the_order_or_an_error(tmp_path, kind):
+    cfg = config(kind, tmp_path, classes=("tumour", "cyst"))
+    data = sources.load(cfg, "train")
+    assert data.class_names == ("tumour", "cyst")
+    assert data.records[0].labels.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="cyst"):
+        sources.load(change(cfg, classes=("tumour", "haemangioma")), "train")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_faulty_boxes_follow_the_config(tmp_path, kind):
+    cfg = config(kind, tmp_path)
+    bad = [Row((-4.0, 5.0, 30.0, 40.0), 1, "x"), Row((9.0, 9.0, 20.0, 20.0), 0, "x")]
+    wide = sound("p0_0.png", 48, 64, bad, "clip")
+    boxes = np.array([bad[0].box_xyxy, bad[1].box_xyxy], np.float32)
+    wide = type(wide)(**{**vars(wide), "boxes_xyxy": boxes})
+    folder = tmp_path / "Daten ü"
+    if kind == "voc":
+        formats_voc.write(folder / "annotations/p0_0.xml", NAMES, wide)
+    elif kind == "coco":
+        others = [truth(name) for name in IMAGES["train"][1:]]
+        formats_coco.write(folder / "annotations/train.json", NAMES, [wide, *others])
+    else:
+        splits = {"train": [wide], "val": [truth(name) for name in IMAGES["val"]]}
+        formats_yolo.write(folder, NAMES, splits)
+    with pytest.raises(ValueError, match="is partly outside in an image of 64 x 48"):
+        sources.load(cfg, "train")
+    clipped = sources.load(change(cfg, faulty_boxes="clip"), "train")
+    np.testing.assert_allclose(clipped[0].boxes_xyxy[0], [0, 5, 30, 40], atol=1e-3)
+    dropped = sources.load(change(cfg, faulty_boxes="drop"), "train")
+    assert dropped.faults == clipped.faults == {"partly outside": 1}
+    assert dropped[0].labels.tolist() == [0]
+    assert sources.load(cfg, "val").faults == {}
+
+
+def test_crowd_is_kept_in_the_record_and_not_taught(tmp_path):
+    cfg = config("coco", tmp_path, max_boxes=1)
+    rows = [Row((1.0, 1.0, 9.0, 9.0), 0, "x"), Row((1.0, 1.0, 60.0, 40.0), 1, "x", True, 99.0)]
+    crowded = sound("p0_0.png", 48, 64, rows)
+    formats_coco.write(tmp_path / "Daten ü" / "annotations/train.json", NAMES, [crowded])
+    data = sources.load(cfg, "train")
+    assert data.records[0].crowd.tolist() == [False, True]
+    assert data.records[0].area.tolist() == [64, 99]
+    assert data[0].labels.tolist() == [0] and data[0].boxes_xyxy.tolist() == [[1, 1, 9, 9]]
+
+
+def test_one_coco_file_is_split_by_patient(tmp_path):
+    for name in IMAGES["train"]:
+        draw(tmp_path / name)
+    formats_coco.write(tmp_path / "instances.json", NAMES, [truth(n) for n in IMAGES["train"]])
+    cfg = Data(source="coco", path=str(tmp_path), split="patient", patient_pattern="(p.)")
+    assert [len(sources.load(cfg, s)) for s in ("train", "val", "test")] == [6, 3, 3]
+    with pytest.raises(ValueError, match=r"there is no annotations/train\.json; data\.split="):
+        sources.load(change(cfg, split="given"), "train")
+
+
+def test_images_of_the_own_split_come_first(tmp_path):
+    make_coco(tmp_path, {"train": ["a.png"], "val": ["a.png"]})
+    (tmp_path / "val").mkdir()
+    shutil.copy(tmp_path / "images" / "a.png", tmp_path / "val" / "a.png")
+    cfg = Data(source="coco", path=str(tmp_path))
+    assert sources.load(cfg, "val").records[0].name == "val/a.png"
+    assert sources.load(cfg, "train").records[0].name == "images/a.png"
+
+
+def test_an_image_in_two_pooled_lists_is_taken_once(tmp_path):
+    cfg = config("voc", tmp_path, {"train": ["a.png", "b.png", "c.png"], "val": ["c.png"]})
+    cfg = change(cfg, split="patient", fractions=(1, 0, 0))
+    assert len(sources.load(cfg, "train")) == 3
+
+
+def test_voc_without_lists_is_split_by_patient(tmp_path):
+    cfg = config("voc", tmp_path, split="patient", patient_pattern="(p.)")
+    shutil.rmtree(tmp_path / "Daten ü" / "splits")
+    assert sum(len(sources.load(cfg, split)) for split in ("train", "val", "test")) == 18
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_a_missing_folder_is_an_error(tmp_path, kind):
+    for path in ("", str(tmp_path / "none")):
+        with pytest.raises(ValueError, match=rf"data\.path '{path}' is no folder; source '{kind}'"):
+            sources.load(Data(source=kind, path=path), "train")
+
+
+def test_the_cache_reads_once_and_cannot_be_written(tmp_path):
+    cfg = config("coco", tmp_path, cache="ram")
+    data = sources.load(cfg, "train")
+    with ThreadPoolExecutor(4) as threads:
+        first = list(threads.map(data.__getitem__, range(len(data))))
+    shutil.rmtree(tmp_path / "Daten ü")
+    for i, example in enumerate(first):
+        np.testing.assert_array_equal(data[i].image, example.image)
+    with pytest.raises(ValueError, match="read-only"):
+        data[0].image[0, 0] = 1
+
+
+def test_the_window_of_the_config_is_applied(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[-100, 70, 240, 900]], np.int16))
+    row = Row((0.0, 0.0, 2.0, 1.0), 0, "x")
+    formats_coco.write(tmp_path / "train.json", NAMES, [sound("a.npy", 1, 4, [row])])
+    cfg = Data(source="coco", path=str(tmp_path), channels=1)
+    with pytest.raises(ValueError, match=r"a\.npy: int16 pixels .* data\.window_hu"):
+        sources.load(cfg, "train")
+    image = sources.load(change(cfg, window_hu=(-100, 240)), "train")[0].image
+    assert image.dtype == np.float32 and image.ravel().tolist() == [0, 0.5, 1, 1]
+
+
+def test_the_phantom_is_split_by_patient(monkeypatch):
+    records = [
+        sources.Record(
+            name=f"phantom patient {i // 2} slice {i}",
+            patient=str(i // 2),
+            boxes_xyxy=np.zeros((0, 4), np.float32),
+            labels=np.zeros(0, np.int32),
+            crowd=np.zeros(0, bool),
+            area=np.zeros(0, np.float32),
+        )
+        for i in range(20)
+    ]
+    stand_in = types.SimpleNamespace(
+        records=lambda cfg: (("tumour",), records, lambda i: np.full((8, 8, 3), i, np.uint8))
+    )
+    monkeypatch.setitem(sys.modules, "jaxdet.data.phantom", stand_in)
+    monkeypatch.setattr("jaxdet.data.phantom", stand_in, raising=False)
+    seen = []
+    for split in ("train", "val", "test"):
+        data = sources.load(Data(), split)
+        for i in range(len(data)):
+            number = int(data[i].image[0, 0, 0])
+            assert data[i].name == records[number].name
+            seen.append(number)
+    assert sorted(seen) == list(range(20))
+
+
+def test_no_jax_is_loaded():
+    code = "import sys, jaxdet.data.sources; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "images", "boxes"),
+    [
+        ("train", 205, {"Platelets": 209, "RBC": 2381, "WBC": 214}),
+        ("val", 87, {"Platelets": 83, "RBC": 967, "WBC": 87}),
+    ],
+)
+def test_blood_cells(shared, split, images, boxes):
+    cfg = Data(source="voc", path=str(shared / "data" / "bccd"), faulty_boxes="drop")
+    data = sources.load(cfg, split)
+    counts = collections.Counter(
+        data.class_names[label] for record in data.records for label in record.labels
+    )
+    assert (len(data), dict(counts), data.faults) == (images, boxes, {"degenerate": 1})
+    assert data[0].image.shape == (480, 640, 3)
+    with pytest.raises(ValueError, match=r"BloodImage_003(38|43)\.xml: object .* is degenerate"):
+        sources.load(change(cfg, faulty_boxes="error"), split)

@@ -1,0 +1,54 @@
+"""Configs: every value is checked, and a config survives JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jaxdet import config, models
+
+
+def test_unknown_field_names_the_nearest():
+    with pytest.raises(ValueError, match=r"Train has no field 'leraning_rate'"):
+        config.Train(leraning_rate=1.0)
+    with pytest.raises(ValueError, match="did you mean 'batch_size'"):
+        config.Train(batchsize=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"optimizer": "lion"}, "one of 'auto', 'sgd', 'adam', 'adamw'; got 'lion'"),
+        ({"epochs": 1.5}, "epochs wants int"),
+        ({"epochs": True}, "epochs wants int"),
+        ({"lr": "fast"}, "lr wants float"),
+        ({"freeze": "backbone"}, "freeze wants tuple"),
+    ],
+)
+def test_wrong_values_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        config.Train(**fields)
+
+
+def test_survives_json():
+    made = config.Experiment(
+        model=models.config("yolov8s", num_classes=3),
+        data=config.Data(window_hu=(-150.0, 250.0), classes=("a", "b", "c"), pad=(0.0,)),
+        train=config.Train(lr_factors=(("head/", 10.0),), freeze=("backbone/",)),
+    )
+    from jaxdet import run
+
+    told = json.loads(json.dumps(config.to_json(made)))
+    assert run.experiment_from_json("yolov8", told) == made
+
+
+def test_data_room_loads_no_jax_and_no_tensorflow():
+    code = (
+        "import sys, pkgutil, importlib, jaxdet.data as room\n"
+        "for m in pkgutil.walk_packages(room.__path__, 'jaxdet.data.'):\n"
+        "    importlib.import_module(m.name)\n"
+        "print([m for m in ('jax', 'flax', 'tensorflow', 'torch', 'SimpleITK') if m in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"

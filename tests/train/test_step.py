@@ -1,0 +1,139 @@
+"""One step on 1, 2 and 8 devices is one step; what accumulates is a sum."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from jaxdet import models
+from jaxdet.config import Train
+from jaxdet.ops.replicas import AXIS
+from jaxdet.train import optim
+from jaxdet.train.step import init_state, make_step
+from jaxdet.types import Batch
+
+SGD = Train(optimizer="sgd", batch_size=64, warmup_epochs=0.0, ema_tau=10.0)
+
+
+def plan_of(cfg):
+    return optim.plan(cfg, num_images=80, num_classes=1, steps_per_epoch=10)
+
+
+def run(detector, variables, batches, plan, devices, mapped=jax.pmap):
+    """The states and scalars after all batches, split over `devices` replicas."""
+    how = {"devices": jax.devices()[:devices]} if mapped is jax.pmap else {}
+    step = mapped(make_step(detector, plan), axis_name=AXIS, **how)
+    state = jax.tree.map(lambda x: np.stack([x] * devices), init_state(variables, plan))
+    split = functools.partial(jax.tree.map, lambda x: x.reshape(devices, -1, *x.shape[1:]))
+    for batch in batches:
+        state, scalars = step(state, split(batch))
+    return jax.device_get((state, scalars))
+
+
+def assert_close(a, b, tolerance):
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        scale = max(np.abs(y).max(), 1e-3)
+        assert np.abs(x - y).max() <= tolerance * scale, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_toy_step_is_the_same_on_many_devices(devices):
+    variables = jax.jit(toy.DETECTOR.module.init)(jax.random.key(0), toy.batch(0).images)
+    batches = [toy.batch(i) for i in range(3)]
+    one = run(toy.DETECTOR, variables, batches, plan_of(SGD), 1)
+    many = run(toy.DETECTOR, variables, batches, plan_of(SGD), devices)
+    twin = run(toy.DETECTOR, variables, batches, plan_of(SGD), devices, mapped=jax.vmap)
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    # Momentum is left out: three steps on, it carries the rounding of three BatchNorms.
+    for other in (many, twin):
+        for field in ("params", "batch_stats", "ema"):
+            wanted = getattr(first(one)[0], field)
+            assert_close(getattr(first(other)[0], field), wanted, 1e-5)
+        assert_close(first(other)[1], first(one)[1], 1e-5)
+    last = jax.tree.map(lambda x: x[-1], many)
+    assert_close(last, first(many), 0)  # replicas never part
+
+
+def yolo_batch(seed):
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 40, (8, 4, 2))
+    boxes = np.concatenate([low, low + rng.uniform(6, 24, (8, 4, 2))], -1).astype(np.float32)
+    labels = rng.integers(-1, 2, (8, 4)).astype(np.int32)  # uneven over the devices, some none
+    boxes *= (labels >= 0)[..., None]
+    images = rng.uniform(0, 1, (8, 64, 64, 1)).astype(np.float32)
+    return Batch(images, boxes, labels, np.arange(8, dtype=np.int32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 8])
+def test_yolov8_step_is_the_same_on_many_devices(devices):
+    detector = models.build("yolov8n", channels=1, num_classes=2)
+    variables = jax.jit(detector.module.init)(jax.random.key(0), yolo_batch(0).images)
+    batches = [yolo_batch(i) for i in range(2)]
+    plan = plan_of(SGD)
+    one = run(detector, variables, batches, plan, 1)
+    for mapped in (jax.pmap, jax.vmap):
+        many = run(detector, variables, batches, plan, devices, mapped)
+        first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+        assert_close(first(many)[0].params, first(one)[0].params, 1e-5)
+        assert_close(first(many)[0].ema, first(one)[0].ema, 1e-5)
+        assert_close(first(many)[1], first(one)[1], 1e-5)
+
+
+def test_accumulated_gradients_are_summed_until_due():
+    cfg = Train(optimizer="sgd", batch_size=8, nominal_batch=16, warmup_epochs=0.0, clip_norm=1e9)
+    plan = plan_of(cfg)
+    assert plan.accumulate == 2
+    step = jax.jit(make_step(toy.DETECTOR, plan))
+    variables = jax.jit(toy.DETECTOR.module.init)(jax.random.key(0), toy.batch(0).images)
+    start = init_state(variables, plan)
+    first, _ = step(start, toy.batch(1))
+    second, _ = step(first, toy.batch(2))
+    assert (int(first.updates), int(second.updates), int(second.step)) == (0, 1, 2)
+    for a, b in zip(jax.tree.leaves(first.params), jax.tree.leaves(start.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not any(np.any(g) for g in jax.tree.leaves(jax.device_get(second.grads)))
+
+    def gradient(stats, batch):
+        def total(params):
+            out, _ = toy.DETECTOR.module.apply(
+                {"params": params, "batch_stats": stats},
+                batch.images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return toy.loss(out, batch)["total"]
+
+        return jax.jit(jax.grad(total))(start.params)
+
+    total = jax.tree.map(
+        jnp.add,
+        gradient(start.batch_stats, toy.batch(1)),
+        gradient(first.batch_stats, toy.batch(2)),
+    )
+    now = optim.rates(plan, 1)
+    wanted, _ = optim.update(plan, total, start.optimizer, start.params, now)
+    assert_close(second.params, wanted, 1e-6)
+
+
+def test_a_step_compiles_once_and_leaves_the_state_finite():
+    plan, traces = plan_of(SGD), []
+    plain = make_step(toy.DETECTOR, plan)
+
+    @jax.jit
+    def step(state, batch):
+        traces.append(1)
+        return plain(state, batch)
+
+    variables = jax.jit(toy.DETECTOR.module.init)(jax.random.key(0), toy.batch(0).images)
+    state = init_state(variables, plan)
+    for i in range(3):
+        empty = toy.batch(i)._replace(labels=np.full((8, 3), -1, np.int32))
+        state, scalars = step(state, empty)
+    assert len(traces) == 1
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get((state, scalars))))
