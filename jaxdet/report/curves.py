@@ -24,10 +24,12 @@ _NAMES = {"ap50": "AP50", "ap50_95": "AP50-95"}
 def curves(
     history: Iterable[Mapping[str, Any]],
     path: str | Path,
-    losses: Sequence[str] = ("box", "cls", "dfl", "total"),
+    losses: Sequence[str] | None = None,
 ) -> None:
     """Write losses, learning rate, AP, and precision and recall over the epochs as a PNG.
 
+    losses: the parts to draw; by default whatever numbers a training row has, the total apart, whose
+    scale would hide them.
     history: the rows of train.jsonl. A training row has "epoch", "step", "lr" and the loss parts,
     and is averaged over its epoch; an evaluation row has "epoch" and the metrics. Of two rows with
     the same epoch, step and keys, as a resumed run leaves them, the later is right. Keys that are
@@ -35,7 +37,8 @@ def curves(
     axes that say so.
     """
     latest = {(row["epoch"], row.get("step"), *sorted(row)): row for row in history}
-    panels = (("loss", tuple(losses)), *_PANELS)
+    parts = _loss_parts(latest.values()) if losses is None else losses
+    panels = (("loss", tuple(parts)), *_PANELS)
     figure, axes = _figure(len(panels))
     for ax, (title, keys) in zip(axes, panels, strict=True):
         drawn = [_line(ax, latest.values(), key) for key in keys]
@@ -75,6 +78,13 @@ def epoch_means(rows: Iterable[Mapping[str, Any]], key: str) -> tuple[list[int],
     epochs = sorted(by_epoch)
     means = [sum(by_epoch[epoch]) / len(by_epoch[epoch]) for epoch in epochs]
     return epochs, [mean if math.isfinite(mean) else math.nan for mean in means]
+
+
+def _loss_parts(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Numbers of training rows, which are those with a learning rate, in order of appearance."""
+    training = [row for row in rows if "lr" in row]
+    names = {k: None for row in training for k, v in row.items() if isinstance(v, int | float)}
+    return [name for name in names if name not in ("epoch", "step", "lr", "total")]
 
 
 def _line(ax: Axes, rows: Iterable[Mapping[str, Any]], key: str) -> bool:

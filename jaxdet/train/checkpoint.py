@@ -48,3 +48,17 @@ def restore(
         ),
     )
     return kept["state"], kept["meta"]
+
+
+def check_finite(state: TrainState) -> None:
+    """Refuses a host state that is broken already, so that it never takes a good one's place.
+
+    The loss is that of the weights before an update: it can be finite where the new weights are not.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    bad = [jax.tree_util.keystr(path) for path, x in leaves if not np.isfinite(x).all()]
+    if bad:
+        raise FloatingPointError(
+            f"step {int(state.step)}: {len(bad)} arrays of the state are not finite, such as {bad[0]}. "
+            "The last good checkpoint is kept; lower train.lr"
+        )

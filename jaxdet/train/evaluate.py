@@ -17,16 +17,19 @@ from jaxdet.types import Detections, Example
 
 
 class Share:
-    """Every `processes`-th example of a dataset: what one process evaluates."""
+    """Every `processes`-th example of a dataset: what one process evaluates.
+
+    All shares are equally long; where the dataset ends too early they begin again from its start.
+    """
 
     def __init__(self, dataset: Dataset, process: int, processes: int):
         self.dataset, self.process, self.processes = dataset, process, processes
 
     def __len__(self) -> int:
-        return len(range(self.process, len(self.dataset), self.processes))
+        return -(-len(self.dataset) // self.processes)
 
     def __getitem__(self, index: int) -> Example:
-        return self.dataset[self.process + index * self.processes]
+        return self.dataset[(self.process + index * self.processes) % len(self.dataset)]
 
 
 def detect_all(
@@ -50,14 +53,12 @@ def detect_all(
             Detections(place.to_original(boxes) * (labels >= 0)[:, None], scores, labels)
             for place, boxes, scores, labels in zip(places, *here, strict=False)
         ]
-    return _together(found, len(dataset), processes)
+    return _together(found, len(dataset))
 
 
-def _together(found: list[Detections], total: int, processes: int) -> Detections:
-    """All processes' detections in dataset order; shares are filled up to one length on the way."""
-    longest = -(-total // processes)
-    filled = found + [found[0]] * (longest - len(found))
-    stacked = Detections(*(np.stack(field) for field in zip(*filled, strict=True)))
+def _together(found: list[Detections], total: int) -> Detections:
+    """All processes' detections in dataset order, without those that only filled a share."""
+    stacked = Detections(*(np.stack(field) for field in zip(*found, strict=True)))
     gathered = parallel.gather(stacked)  # [processes, longest, ...]
     return Detections(
         *(np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:total] for x in gathered)

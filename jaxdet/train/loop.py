@@ -1,5 +1,6 @@
 """Training, from an experiment to a RUN. Reads as the story of a run."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -57,9 +58,8 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
     main = parallel.process()[0] == 0
     step = parallel.map_step(make_step(detector, plan))
     detect = parallel.map_detect(detector.detect)
-    with run.manager() as manager:
+    with run.manager() as manager, _stop_signal(manager) as stop_asked:
         state, now = _start(run, manager, plan)
-        stop_asked = _listen_for_stop(manager)
         logger = log.Log(run.path, experiment.train.log_every, main=main, start_step=now.step)
         logger.say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {plan.optimizer}")
         state = parallel.replicate(state)
@@ -67,18 +67,19 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
         try:
             while now.step < plan.epochs * plan.steps_per_epoch and not _out_of_patience(now, plan):
                 state = _epoch(state, step, feed, now, plan, logger, data["train"], stop_asked)
+                kept = parallel.to_host(state)
+                checkpoint.check_finite(kept)
                 if now.step % plan.steps_per_epoch:  # stopped inside an epoch
                     now.fitness = UNKNOWN
-                    _save(manager, state, now)
+                    checkpoint.save(manager, kept, dataclasses.asdict(now), now.fitness)
                     logger.say(f"stopped at step {now.step}; go on with --resume")
                     raise SystemExit(143)
                 _judge(state, detect, data["val"], experiment, now, plan, logger)
-                _save(manager, state, now)
+                checkpoint.save(manager, kept, dataclasses.asdict(now), now.fitness)
         finally:
             manager.wait_until_finished()
             logger.close()
-    if main:
-        _finish(run, detect, data["val"])
+    _finish(run, detect, data["val"], main=main)
     return run
 
 
@@ -120,18 +121,20 @@ def _check_crowding(experiment: Experiment, dataset: Dataset) -> None:
 def _open(
     experiment: Experiment, out: str | os.PathLike, data: dict[str, Dataset], resume: bool
 ) -> Run:
-    path = pathlib.Path(out)
-    if resume and (path / "run.json").exists():
-        run = runs.open_run(path)
-        runs.check_same(run, experiment)
-        # Epochs and patience may be new: a finished run can be extended.
-        return dataclasses.replace(run, experiment=experiment)
-    if parallel.process()[0] == 0:
-        parts = [(r.name, i) for i, split in enumerate(data.values()) for r in split.records]
-        digest = folds.digest(*zip(*parts, strict=True))
+    path, main = pathlib.Path(out), parallel.process()[0] == 0
+    parts = [(r.name, i) for i, split in enumerate(data.values()) for r in split.records]
+    digest = folds.digest(*zip(*parts, strict=True))
+    there = (path / "run.json").exists()
+    parallel.wait("all have looked")  # before the first process writes it
+    if not (there and resume) and (main or there):  # one that is there is refused by everybody
         runs.create(path, experiment, data["train"].class_names, split_digest=digest)
     parallel.wait("run.json")
-    return runs.open_run(path)
+    run = runs.open_run(path)
+    runs.check_same(run, experiment)
+    if run.facts.get("split_digest", digest) != digest:
+        raise ValueError(f"{path} was made with other images or another split than the data has now")
+    # Epochs and patience may be new: a finished run can be extended.
+    return dataclasses.replace(run, experiment=experiment)
 
 
 def _start(run: Run, manager: Any, plan: optim.Plan) -> tuple[TrainState, Progress]:
@@ -254,12 +257,9 @@ def _judge(
         now.best, now.waited = now.fitness, 0
 
 
-def _save(manager: Any, state: TrainState, now: Progress) -> None:
-    checkpoint.save(manager, parallel.to_host(state), dataclasses.asdict(now), now.fitness)
-
-
 def _out_of_patience(now: Progress, plan: optim.Plan) -> bool:
-    return now.waited >= plan.cfg.patience
+    """Patience 0 waits for ever, as in ultralytics."""
+    return 0 < plan.cfg.patience <= now.waited
 
 
 def fitness(summary: dict[str, Any], rule: str) -> float:
@@ -268,25 +268,37 @@ def fitness(summary: dict[str, Any], rule: str) -> float:
     return {"classic": 0.1 * ap50 + 0.9 * ap, "map": ap, "ap50": ap50}[rule]
 
 
-def _finish(run: Run, detect: Any, dataset: Dataset) -> None:
-    """The best weights' table, the curves and some pictures."""
+def _finish(run: Run, detect: Any, dataset: Dataset, *, main: bool) -> None:
+    """The best weights' table, the curves and some pictures; all processes evaluate, `main` writes."""
     variables = parallel.replicate(run.weights("best"))
     summary = evaluate(detect, variables, dataset, run.experiment, progress=False)
+    if not main:
+        return
     run.write_metrics("val", summary)
     curves.curves(log.read_rows(run.path / "train.jsonl"), run.path / "pictures" / "curves.png")
     pictures.truths_and_detections(run, detect, variables, dataset)
     print(tables.ap_table(summary))
 
 
-def _listen_for_stop(manager: Any) -> Callable[[int], bool]:
+@contextlib.contextmanager
+def _stop_signal(manager: Any) -> Iterator[Callable[[int], bool]]:
     """Whether SIGTERM, which clusters send before they kill, has come by a step.
 
     With several processes JAX's own notice makes all of them stop at the same step; alone it stays
-    silent, and a handler of our own does it.
+    silent, and a handler of our own does it, for as long as the run lasts.
     """
-    if parallel.process()[1] > 1:
-        return manager.reached_preemption
     stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    return lambda step: stop.is_set()
+    several = parallel.process()[1] > 1
+    mine = not several and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set()) if mine else None
+
+    def asked(step: int) -> bool:
+        if several and manager.reached_preemption(step):  # true at this one step only
+            stop.set()
+        return stop.is_set()
+
+    try:
+        yield asked
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, before)

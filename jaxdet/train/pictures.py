@@ -16,7 +16,7 @@ SHOWN = 12  # pictures
 
 
 def truths_and_detections(
-    run: Run, detect: Callable, variables: Any, dataset: Dataset, *, score_threshold: float = 0.25
+    run: Run, detect: Callable, variables: Any, dataset: Dataset, *, score_threshold: float
 ) -> None:
     """RUN/pictures/*.png and a contact sheet: truths and detections on SHOWN images spread evenly."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, SHOWN).astype(int))

@@ -94,7 +94,7 @@ def make_case(size: str, side: int, batch_size: int, gpu: bool) -> Case:
 
 
 def fill(size: str, images: np.ndarray) -> Any:
-    """Random weights with the scores of trained ones: 30 anchors above 0.25, many pairs above 0.001.
+    """Random weights that score like trained ones: 30 anchors above 0.25, many pairs above 0.001.
 
     Otherwise there would be nothing to suppress, or everything.
     """
