@@ -26,7 +26,16 @@ def experiment() -> Experiment:
             max_boxes=40,
             augment=Augment(scale=0.3, close_mosaic=4),
         ),
-        train=Train(epochs=14, batch_size=16, nominal_batch=16, optimizer="adamw", lr=0.002,
-                    warmup_epochs=1.0, warmup_min_steps=0, warmup_bias_lr=0.0, ema_tau=100.0),
+        train=Train(
+            epochs=14,
+            batch_size=16,
+            nominal_batch=16,
+            optimizer="adamw",
+            lr=0.002,
+            warmup_epochs=1.0,
+            warmup_min_steps=0,
+            warmup_bias_lr=0.0,
+            ema_tau=100.0,
+        ),
         evaluate=Evaluate(protocol="yolo"),
     )

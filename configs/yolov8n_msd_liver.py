@@ -3,9 +3,9 @@
     python scripts/reproduce/msd_liver.py prepare --source MSD_SLICES --out runs/msd_coco
     jaxdet train configs/yolov8n_msd_liver.py --data.path runs/msd_coco --out runs/msd_liver
 
-Cost and result: scripts/reproduce/results/msd_liver.json. The slices are 8-bit with grey = HU clipped
-to 0..255, so the window (0, 255) makes them equal to any CT that `jaxdet predict` reads in HU.
-No target was published; held-out AP50 is recorded as it comes.
+Cost and result: scripts/reproduce/results/msd_liver.json. The slices are 8-bit with grey = HU
+clipped to 0..255, so the window (0, 255) makes them equal to any CT that `jaxdet predict` reads in
+HU. No target was published; held-out AP50 is recorded as it comes.
 """
 
 from jaxdet import models

@@ -1,12 +1,24 @@
 """jaxdet finds liver lesions in CT, in JAX.
 
-This file loads nothing: `jaxdet.data` must stay free of JAX, so the names below come when they are used.
+This file loads nothing: `jaxdet.data` must stay free of JAX, so the names below come when they are
+used.
 """
 
 import importlib
 from typing import Any
 
-_ROOMS = ("bridge", "config", "data", "metrics", "models", "ops", "predict", "report", "run", "train")
+_ROOMS = (
+    "bridge",
+    "config",
+    "data",
+    "metrics",
+    "models",
+    "ops",
+    "predict",
+    "report",
+    "run",
+    "train",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
-"""What an experiment is: frozen dataclasses, read from a Python file, overridden on the command line.
+"""What an experiment is: frozen dataclasses, from a Python file, overridden on the command line.
 
-Every field is checked when it is set: an unknown name is refused with the nearest known one, a value
-outside its Literal with the words that are allowed. A finished config writes itself as JSON and back.
+Every field is checked when it is set: an unknown name is refused with the nearest known one, a
+value outside its Literal with the words that are allowed. A finished config writes itself as JSON
+and back.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ def config(cls: type) -> type:
     @functools.wraps(plain_init)
     def checked_init(self, **values):
         for name in values.keys() - fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(fields))}"
             raise ValueError(f"{cls.__qualname__} has no field {name!r}: {hint}")
         plain_init(self, **values)
@@ -106,9 +107,9 @@ class Data:
     channels: int = 3
     classes: tuple[str, ...] = ()  # empty: as the source says
     window_hu: tuple[float, float] | None = None  # (low, high) to [0, 1]; for CT and 16-bit images
-    pad: tuple[float, ...] = (114 / 255,)  # padding as a fraction of the range, one or one a channel
+    pad: tuple[float, ...] = (114 / 255,)  # fractions of the range: one, or one a channel
     max_boxes: int = 100  # an image with more is an error
-    faulty_boxes: Literal["error", "clip", "drop"] = "error"  # outside, inverted or degenerate boxes
+    faulty_boxes: Literal["error", "clip", "drop"] = "error"  # outside, inverted or degenerate ones
     split: Literal["given", "patient"] = "given"  # the source's own lists, or drawn by patient
     patient_pattern: str = ""  # regular expression on the file's path; group 1 is the patient
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)  # train, val, test of split="patient"

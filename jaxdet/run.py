@@ -78,8 +78,8 @@ class Run:
     def manager(self, *, read_only: bool = False) -> ocp.CheckpointManager:
         """The Orbax manager of this RUN: keeps the two latest and the best checkpoint.
 
-        Policy and best_fn are both needed: without the first the newest step can be dropped, without
-        the second best_step() answers with the latest.
+        Policy and best_fn are both needed: without the first the newest step can be dropped,
+        without the second best_step() answers with the latest.
         """
         keep = preservation_policy.AnyPreservationPolicy(
             [

@@ -1,13 +1,14 @@
 """What crosses rooms: Example, Batch, Detections, Volume. No JAX is loaded here.
 
-One box everywhere: xyxy in pixels, float32, x1 and y1 exclusive; a padding box is four zeros with label -1.
+One box everywhere: xyxy in pixels, float32, x1 and y1 exclusive; a padding box is four zeros with
+label -1.
 """
 
 import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 Array = Any  # a NumPy or a JAX array: jaxtyping checks its shape and dtype
 
@@ -23,7 +24,7 @@ class Detections(NamedTuple):
 class Batch(NamedTuple):
     """One training or evaluation batch, every shape fixed."""
 
-    images: Shaped[Array, "*B H W C"]  # uint8 or float in [0, 1]; ops.images.to_unit makes both float
+    images: Shaped[Array, "*B H W C"]  # uint8 or float in [0, 1]; ops.images.to_unit joins both
     boxes_xyxy: Float[Array, "*B M 4"]  # px of `images`
     labels: Int[Array, "*B M"]  # class index; -1 pads
     index: Int[Array, "*B"]  # position in the dataset; -1 marks an image that only fills the batch
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 class Example:
     """One image with its truth, as the data room reads it."""
 
-    image: Shaped[np.ndarray, "H W C"]  # uint8, uint16, int16 or float32 as in the file, or windowed [0, 1]
+    image: Shaped[np.ndarray, "H W C"]  # the type of the file, or windowed: float32 in [0, 1]
     boxes_xyxy: Float[np.ndarray, "M 4"]
     labels: Int[np.ndarray, "M"]
     name: str  # the file, or "phantom patient 3 slice 41": what an error message says
@@ -42,7 +43,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """A CT volume in Hounsfield units with its place in the patient (LPS millimetres, as in DICOM)."""
+    """A CT volume in Hounsfield units with its place in the patient (LPS mm, as in DICOM)."""
 
     hu: Float[np.ndarray, "Z Y X"]  # float32
     spacing_mm: tuple[float, float, float]  # x, y, z

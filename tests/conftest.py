@@ -1,4 +1,4 @@
-"""Eight fake devices, a compilation cache, annotations checked at run time, and where the shared data lies."""
+"""Eight fake devices, a compilation cache, annotations checked at run time, and the shared data."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ _cache = pathlib.Path(tempfile.gettempdir()) / f"jaxdet-test-cache-{jax.__versio
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-# Checks every jaxtyping annotation of the package. A function that lies about its shapes fails here.
+# Checks every jaxtyping annotation of the package: a function that lies about shapes fails here.
 jaxtyping.install_import_hook("jaxdet", "beartype.beartype")
 
 

@@ -10,6 +10,7 @@ import tyro
 from jaxdet import bridge, models
 from jaxdet import run as runs
 from jaxdet.bridge import onnx, read, stablehlo, write
+from jaxdet.cli import arguments
 
 
 def main(argv: list[str]) -> None:
@@ -18,15 +19,16 @@ def main(argv: list[str]) -> None:
 
 
 def export(
-    run: tyro.conf.Positional[str],
+    run: arguments.RunFolder,
     format: Literal["torch", "onnx", "stablehlo"],
     out: str,
     which: Literal["best", "latest"] = "best",
 ) -> None:
     """Writes a RUN's weights or program for others, and checks that it gives the same answers.
 
-    torch: the official state dict, to .safetensors, .pth or .pt, read back and compared bit for bit.
-    stablehlo: images to Detections, any batch. onnx: images to the model's raw outputs, batch of one.
+    torch: the official state dict, to .safetensors, .pth or .pt, read back and compared bit for
+    bit. stablehlo: images to Detections, any batch. onnx: images to the model's raw outputs, batch
+    of one.
 
     Args:
         run: the RUN folder.

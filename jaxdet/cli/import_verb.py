@@ -1,6 +1,6 @@
 """jaxdet import MODEL WEIGHTS --out RUN."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,8 +16,8 @@ def main(argv: list[str]) -> None:
 
 
 def import_weights(
-    model: tyro.conf.Positional[str],
-    weights: tyro.conf.Positional[str],
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")],
+    weights: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="WEIGHTS")],
     out: str,
     channels: int | None = None,
     stem: Literal["zero", "mean", "copy", "strict"] = "zero",

@@ -26,9 +26,10 @@ def main(argv: list[str] | None = None) -> None:
         _fail(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
     keep_memory()
     _remember_compilations()
+    _quieten_orbax()
     try:
         importlib.import_module(f"jaxdet.cli.{verb}_verb").main(rest)
-    except (ValueError, FileNotFoundError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("JAXDET_DEBUG"):
             raise
         _fail(str(error) + "".join(f"\n  {note}" for note in getattr(error, "__notes__", ())))
@@ -37,8 +38,9 @@ def main(argv: list[str] | None = None) -> None:
 def keep_memory() -> None:
     """Makes glibc keep freed memory for the next step instead of giving it back to the system.
 
-    XLA on CPU allocates and frees its buffers at every step. Each time the system must hand out zeroed
-    pages anew, which takes about a quarter of a YOLOv8n step. Elsewhere than on Linux nothing happens.
+    XLA on CPU allocates and frees its buffers at every step. Each time the system must hand out
+    zeroed pages anew, which takes about a quarter of a YOLOv8n step. Elsewhere than on Linux
+    nothing happens.
     """
     import ctypes
 
@@ -58,7 +60,17 @@ def _remember_compilations() -> None:
 
     if jax.config.jax_compilation_cache_dir is None:
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "jaxdet" / f"jax-{jax.__version__}"))
+        jax.config.update(
+            "jax_compilation_cache_dir", str(home / "jaxdet" / f"jax-{jax.__version__}")
+        )
+
+
+def _quieten_orbax() -> None:
+    """Orbax warns at every reading that reading does not write; its errors are exceptions."""
+    from absl import logging
+
+    if not os.environ.get("JAXDET_DEBUG"):
+        logging.set_verbosity(logging.ERROR)
 
 
 def _fail(message: str) -> None:

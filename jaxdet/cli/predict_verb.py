@@ -1,10 +1,11 @@
 """jaxdet predict RUN INPUT... --out DIR."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from jaxdet import run as runs
+from jaxdet.cli import arguments
 from jaxdet.predict import predict as predicting
 
 
@@ -14,8 +15,8 @@ def main(argv: list[str]) -> None:
 
 
 def predict(
-    run: tyro.conf.Positional[str],
-    inputs: tyro.conf.Positional[tuple[str, ...]],
+    run: arguments.RunFolder,
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="INPUT...")],
     out: str,
     score: float = 0.25,
     which: Literal["best", "latest"] = "best",

@@ -1,5 +1,7 @@
 """jaxdet train CONFIG --out RUN [--resume] [--train.lr 1e-3 ...]."""
 
+from typing import Annotated
+
 import tyro
 
 from jaxdet.cli import arguments
@@ -9,9 +11,10 @@ from jaxdet.train import loop, parallel
 def main(argv: list[str]) -> None:
     """Trains the experiment of a config file."""
     start = arguments.load_config(arguments.config_path(argv, "train"))
+    arguments.check_flags(argv, start)
 
     def train(
-        config: tyro.conf.Positional[str],
+        config: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CONFIG")],
         out: str,
         experiment: arguments.typed(start) = start,
         resume: bool = False,

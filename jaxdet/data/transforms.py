@@ -113,13 +113,18 @@ def fit_long_side(sample: Sample, size: int) -> Sample:
 
 
 def letterbox(
-    image: Shaped[np.ndarray, "H W C"], size: int, pad: tuple[float, ...], scale_up: bool = True
-) -> tuple[Shaped[np.ndarray, "S S C"], Letterbox]:
+    image: Shaped[np.ndarray, "H W C"],
+    size: int,
+    pad: tuple[float, ...],
+    scale_up: bool = True,
+    multiple: int | None = None,
+) -> tuple[Shaped[np.ndarray, "S T C"], Letterbox]:
     """The whole image, shape kept, in the middle of a `size` x `size` picture; and where it lies.
 
-    Without `scale_up` a small image keeps its size. An odd pixel of padding goes to the right and
-    to the bottom. Sides are rounded to whole pixels, so content may lie up to half a pixel from
-    what the one gain of `Letterbox` says, as in the reference.
+    With `multiple` the picture is the smallest whose sides are multiples of it. Without `scale_up` a
+    small image keeps its size. An odd pixel of padding goes to the right and to the bottom. Sides are
+    rounded to whole pixels, so content may lie up to half a pixel from what the one gain of
+    `Letterbox` says, as in the reference.
     """
     height, width = image.shape[:2]
     if min(height, width) < 1:
@@ -127,12 +132,15 @@ def letterbox(
     gain = min(size / height, size / width)
     gain = gain if scale_up else min(gain, 1.0)
     new_h, new_w = max(round(height * gain), 1), max(round(width * gain), 1)
-    top, left = round((size - new_h) / 2 - 0.1), round((size - new_w) / 2 - 0.1)
+    full_h, full_w = size, size
+    if multiple is not None:
+        full_h, full_w = (-(-side // multiple) * multiple for side in (new_h, new_w))
+    top, left = round((full_h - new_h) / 2 - 0.1), round((full_w - new_w) / 2 - 0.1)
     place = Letterbox(gain, left, top, height, width)
     inner = resize(image, new_h, new_w)
-    if (new_h, new_w) == (size, size):
+    if (new_h, new_w) == (full_h, full_w):
         return inner, place
-    picture = blank(size, size, pad, image)
+    picture = blank(full_h, full_w, pad, image)
     picture[top : top + new_h, left : left + new_w] = inner
     return picture, place
 

@@ -1,6 +1,6 @@
-"""YOLOv8: an anchor-free one-stage detector (Jocher 2023; facts from ultralytics 8.2, the classic one).
+"""YOLOv8: an anchor-free one-stage detector (Jocher 2023; facts from the classic ultralytics 8.2).
 
-    image -> backbone (strides 8, 16, 32) -> neck (down and up again) -> head, two branches a level
+image -> backbone (strides 8, 16, 32) -> neck (down and up again) -> head, two branches a level
 """
 
 import functools
@@ -23,6 +23,7 @@ from jaxdet.types import Array, Batch, Detections
 
 STRIDES = (8, 16, 32)
 BINS = 16
+MULTIPLE = STRIDES[-1]  # px that both sides of an image must be a multiple of
 # Config fields of the classic predict mode, where evaluation wants every class of an anchor.
 PREDICT = {"multi_label": False}
 # depth factor, width factor, most channels before the width factor
@@ -37,7 +38,7 @@ SCALES = {
 
 @config
 class Config:
-    """Defaults are the classic YOLOv8 (ultralytics 8.2); what later releases changed has a name here."""
+    """Defaults are the classic YOLOv8 (ultralytics 8.2); what changed later has a name here."""
 
     size: Literal["n", "s", "m", "l", "x"] = "n"
     channels: int = 3
@@ -77,6 +78,7 @@ class YOLOv8(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Outputs:
+        """`train`: by the statistics of the batch of all replicas, which update the kept ones."""
         cfg = self.cfg
         _check(x, cfg)
         x = images.to_unit(x).astype(cfg.dtype)
@@ -94,6 +96,7 @@ class Backbone(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array, Array]:
+        """Images [B, H, W, C] in [0, 1] to three levels, the finest first."""
         dtype = jnp.dtype(self.cfg.dtype)
         width, depth = functools.partial(_width, self.cfg), functools.partial(_depth, self.cfg)
         x = ConvNorm(width(64), 3, 2, dtype, name="stem")(x, train=train)
@@ -115,6 +118,7 @@ class Neck(nn.Module):
 
     @nn.compact
     def __call__(self, c3: Array, c4: Array, c5: Array, *, train: bool) -> list[Array]:
+        """The backbone's three levels to three of the same sides, the finest first."""
         dtype = jnp.dtype(self.cfg.dtype)
 
         def c2f(features: int, name: str, *inputs: Array) -> Array:
@@ -138,6 +142,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, levels: list[Array], *, train: bool) -> tuple[Array, Array]:
+        """The neck's levels to box and class logits of all anchors, float32."""
         cfg = self.cfg
         finest = levels[0].shape[-1]
         box_width = max(16, finest // 4, 4 * BINS)
@@ -164,12 +169,18 @@ class Branch(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
+        """One level [B, H, W, F] to [B, H, W, outputs]."""
         dtype = jnp.dtype(self.dtype)
         x = ConvNorm(self.width, 3, dtype=dtype, name="conv1")(x, train=train)
         x = ConvNorm(self.width, 3, dtype=dtype, name="conv2")(x, train=train)
         start = nn.initializers.constant(self.bias)
         out = nn.Conv(
-            self.outputs, (1, 1), dtype=dtype, kernel_init=torch_default, bias_init=start, name="out"
+            self.outputs,
+            (1, 1),
+            dtype=dtype,
+            kernel_init=torch_default,
+            bias_init=start,
+            name="out",
         )
         return out(x)
 
@@ -177,10 +188,10 @@ class Branch(nn.Module):
 def loss(out: Outputs, batch: Batch, *, cfg: Config) -> dict[str, Array]:
     """Box (CIoU), class (BCE) and distribution (DFL) losses, each with its gain, and their total.
 
-    All three are divided by the sum of the soft labels over the whole batch of all replicas (at least
-    1); "total" is their sum times the number of images, as in the reference. A batch without boxes has
-    box and dfl exactly 0. On a replica the values are its share times the number of replicas, so that
-    their mean over the replicas is the value of the whole batch.
+    All three are divided by the sum of the soft labels over the whole batch of all replicas (at
+    least 1); "total" is their sum times the number of images, as in the reference. A batch without
+    boxes has box and dfl exactly 0. On a replica the values are its share times the number of
+    replicas, so that their mean over the replicas is the value of the whole batch.
     """
     strides = out.strides_px[:, None]
     sides = expectation(out.box_logits, BINS)
@@ -275,8 +286,8 @@ def _check(x: Array, cfg: Config) -> None:
             f"YOLOv8 with model.channels={cfg.channels} wants images [B, H, W, {cfg.channels}]; "
             f"got {x.shape}. Set model.channels and data.channels alike"
         )
-    if x.shape[1] % STRIDES[-1] or x.shape[2] % STRIDES[-1]:
-        legal = [int(np.ceil(side / STRIDES[-1])) * STRIDES[-1] for side in x.shape[1:3]]
+    if x.shape[1] % MULTIPLE or x.shape[2] % MULTIPLE:
+        legal = [int(np.ceil(side / MULTIPLE)) * MULTIPLE for side in x.shape[1:3]]
         raise ValueError(
             f"YOLOv8 wants sides that are multiples of 32; got {x.shape[1]}x{x.shape[2]}, "
             f"the next are {legal[0]}x{legal[1]}"

@@ -26,6 +26,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H2 W2 F"]:
+        """Sides are divided by the stride and rounded up."""
         pad = self.kernel // 2
         x = nn.Conv(
             self.features,

@@ -1,0 +1,10 @@
+"""Pure functions of arrays: no parameters, no files, no randomness that is not passed in.
+
+anchors   where each prediction looks          assign    which prediction answers for which truth
+images    pixels to numbers                    nms       which of many detections stay
+overlap   IoU and its family                   replicas  sums over the devices of a step
+"""
+
+from jaxdet.ops import anchors, assign, images, nms, overlap, replicas
+
+__all__ = ["anchors", "assign", "images", "nms", "overlap", "replicas"]

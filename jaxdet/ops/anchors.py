@@ -11,8 +11,8 @@ def grid(
 ) -> tuple[Float[np.ndarray, "A 2"], Float[np.ndarray, "A"]]:
     """Centres (x, y) in px and strides in px of all cells, level after level, row-major inside one.
 
-    Cell (row, column) of a level looks at ((column + 0.5) * stride, (row + 0.5) * stride). The answer
-    is NumPy: shapes are known when a model is traced, so this is a constant of the program.
+    Cell (row, column) of a level looks at ((column + 0.5) * stride, (row + 0.5) * stride). The
+    answer is NumPy: shapes are known when a model is traced, so this is a constant of the program.
     """
     centres, strides = [], []
     for (height, width), stride in zip(shapes_hw, strides_px, strict=True):

@@ -30,18 +30,18 @@ def task_aligned(
     beta: float = 6.0,
     smallest_px: float = 0.0,
 ) -> Assignment:
-    """Task-aligned assignment (TOOD, Feng 2021, arXiv:2108.07755, Eq. 3) as YOLOv8 uses it; one image.
+    """Task-aligned assignment (TOOD, Feng 2021, arXiv:2108.07755, Eq. 3) as in YOLOv8; one image.
 
-    Each truth takes the `top_k` anchors inside its box with the best probability^alpha * CIoU^beta; an
-    anchor wanted by several truths goes to the one it overlaps most. Boxes in px; labels of -1 are
-    padding and take nothing. No gradient flows.
+    Each truth takes the `top_k` anchors inside its box with the best probability^alpha * CIoU^beta;
+    an anchor wanted by several truths goes to the one it overlaps most. Boxes in px; labels of -1
+    are padding and take nothing. No gradient flows.
 
-    Ties: the lowest anchor first. As in the reference there is no minimum alignment: when fewer than
-    `top_k` anchors align at all, the first anchors of the image fill the list, and those of them that
-    lie in the box become foreground with score 0.
+    Ties: the lowest anchor first. As in the reference there is no minimum alignment: when fewer
+    than `top_k` anchors align at all, the first anchors of the image fill the list, and those of
+    them that lie in the box become foreground with score 0.
 
-    `smallest_px`: sides below it are widened to it in the in-box test alone (ultralytics since 8.4: 16);
-    0 is the classic rule.
+    `smallest_px`: sides below it are widened to it in the in-box test alone (ultralytics since 8.4:
+    16); 0 is the classic rule.
     """
     boxes_xyxy, probs = jax.lax.stop_gradient((boxes_xyxy, probs))
     real = labels >= 0
@@ -72,10 +72,10 @@ def _inside(centres_px: Array, truths_xyxy: Array, smallest_px: float) -> Array:
         middle, half = (low + high) / 2, (high - low) / 2
         half = jnp.where(high - low < smallest_px, smallest_px / 2, half)
         low, high = middle - half, middle + half
-    margins = jnp.concatenate(
-        [centres_px[None] - low[:, None], high[:, None] - centres_px[None]], axis=-1
-    )
-    return margins.min(axis=-1) > 1e-9
+    # Four comparisons, not the least of four margins: XLA's reduction over a short axis is slow on CPU.
+    x, y = centres_px[None, :, 0], centres_px[None, :, 1]
+    across = (x - low[:, :1] > 1e-9) & (high[:, :1] - x > 1e-9)
+    return across & (y - low[:, 1:] > 1e-9) & (high[:, 1:] - y > 1e-9)
 
 
 def _best(align: Array, top_k: int) -> Array:

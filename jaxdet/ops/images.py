@@ -7,7 +7,7 @@ from jaxdet.types import Array
 
 
 def to_unit(images: Shaped[Array, "..."]) -> Float[Array, "..."]:
-    """uint8 to float32 in [0, 1]; floats, which the data room has windowed already, stay as they are.
+    """uint8 to float32 in [0, 1]; floats, which the data room has windowed, stay as they are.
 
     The only place of the project that divides by 255. Integers other than uint8 are an error: they
     need a window, which the data room applies (data.window_hu).

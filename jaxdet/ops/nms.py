@@ -39,8 +39,8 @@ def greedy(
 
     A box goes when its IoU with a better box, of its own class if `per_class`, is strictly above
     `iou_threshold`. Scores of 0 or less are no candidates. The answer has a fixed `max_detections`
-    rows by falling score; ties keep the given order. The loop runs as often as detections are found,
-    and no N x N table is made.
+    rows by falling score; ties keep the given order. The loop runs as often as detections are
+    found, and no N x N table is made.
     """
     boxes_xyxy, scores, labels = map(jnp.asarray, (boxes_xyxy, scores, labels))
 

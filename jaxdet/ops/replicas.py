@@ -1,7 +1,8 @@
 """How does a replica speak to the others?
 
 A train step runs once a device with the mapped axis named AXIS. The same code must also run alone
-(evaluation, a notebook, a test), so every sum here looks whether the axis is bound when it is traced.
+(evaluation, a notebook, a test), so every sum here looks whether the axis is bound when it is
+traced.
 """
 
 import jax

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdet.data.transforms import letterbox
+from jaxdet import models
+from jaxdet.data.transforms import Letterbox, letterbox
 from jaxdet.predict import inputs, write
 from jaxdet.predict.inputs import Slice
 from jaxdet.run import Run
@@ -28,14 +29,13 @@ def predict(
 ) -> dict[str, int]:
     """Detects in every input and writes boxes, overlays and a sheet to `out`; counts what it did.
 
-    Inputs are read, windowed and letterboxed as the RUN was trained. At most `batch_size` slices are
-    in the device's memory, and a volume is read one at a time.
+    Inputs are read and windowed as the RUN was trained. At most `batch_size` slices
+    are in the device's memory, and a volume is read one at a time.
     """
     pieces = inputs.read(paths, run.experiment.data, series_uid)
     found = detect(run, pieces, score_threshold, which, batch_size)
-    return write.write(
-        out, tqdm(found, desc="predict", unit="slice"), run.class_names, score_threshold
-    )
+    shown = iter(tqdm(found, desc="predict", unit="slice"))
+    return write.write(out, shown, run.class_names, score_threshold)
 
 
 def detect(
@@ -45,25 +45,32 @@ def detect(
     which: Literal["best", "latest"] = "best",
     batch_size: int = 8,
 ) -> Iterator[tuple[Slice, Detections]]:
-    """Every slice with its Detections in px of that slice. One compilation, for one batch shape."""
+    """Every slice with its Detections in px of that slice.
+
+    A model that takes any multiple of some px (its family's MULTIPLE) sees each image in the smallest
+    such rectangle, as the reference predicts; another one in its square. One compilation a shape.
+    """
     variables = jax.device_put(run.weights(which))
     program = jax.jit(run.predictor(score_threshold).detect)
-    pieces = iter(pieces)
-    first = list(itertools.islice(pieces, batch_size))
-    size = len(first)  # a single image is a batch of one
-    while first:
-        yield from _detect_batch(program, variables, first, size, run)
-        first = list(itertools.islice(pieces, batch_size))
+    multiple = getattr(models.family(run.facts["family"]), "MULTIPLE", None)
+    data, sizes = run.experiment.data, {}
+
+    def place(piece: Slice) -> tuple[Slice, np.ndarray, Letterbox]:
+        return piece, *letterbox(piece.image, data.image_size, data.pad, multiple=multiple)
+
+    for shape, group in itertools.groupby(map(place, pieces), key=lambda row: row[1].shape):
+        while rows := list(itertools.islice(group, batch_size)):
+            # The first batch of a shape sets its size: a single image is a batch of one.
+            size = sizes[shape] = max(sizes.get(shape, 0), len(rows))
+            yield from _detect_batch(program, variables, rows, size)
 
 
 def _detect_batch(
-    program: Any, variables: Any, pieces: list[Slice], size: int, run: Run
+    program: Any, variables: Any, rows: list[tuple[Slice, np.ndarray, Letterbox]], size: int
 ) -> Iterator[tuple[Slice, Detections]]:
-    data = run.experiment.data
-    placed = [letterbox(piece.image, data.image_size, data.pad) for piece in pieces]
-    images = np.stack([image for image, _ in placed])
-    filled = np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
-    here = jax.device_get(program(variables, filled))
-    for piece, (_, place), boxes, scores, labels in zip(pieces, placed, *here, strict=False):
+    images = np.stack([image for _, image, _ in rows])
+    blank = np.zeros((size - len(rows), *images.shape[1:]), images.dtype)
+    here = jax.device_get(program(variables, np.concatenate([images, blank])))
+    for (piece, _, place), boxes, scores, labels in zip(rows, *here, strict=False):
         real = (labels >= 0)[:, None]
         yield piece, Detections(place.to_original(boxes) * real, scores, labels)

@@ -28,8 +28,8 @@ def curves(
 ) -> None:
     """Write losses, learning rate, AP, and precision and recall over the epochs as a PNG.
 
-    losses: the parts to draw; by default whatever numbers a training row has, the total apart, whose
-    scale would hide them.
+    losses: the parts to draw; by default whatever numbers a training row has, the total apart,
+    whose scale would hide them.
     history: the rows of train.jsonl. A training row has "epoch", "step", "lr" and the loss parts,
     and is averaged over its epoch; an evaluation row has "epoch" and the metrics. Of two rows with
     the same epoch, step and keys, as a resumed run leaves them, the later is right. Keys that are

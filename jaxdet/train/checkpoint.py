@@ -1,6 +1,7 @@
 """Keeping and finding again all that a run must remember.
 
-Only host NumPy arrays are saved: a checkpoint of one device opens on eight, and the other way round.
+Only host NumPy arrays are saved: a checkpoint of one device opens on eight, and the other way
+round.
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The latest state and its progress, or None when nothing was saved. `like` gives the shapes."""
+    """The latest state and its progress, or None if nothing was saved. `like` gives the shapes."""
     step = manager.latest_step()
     if step is None:
         return None
@@ -53,12 +54,13 @@ def restore(
 def check_finite(state: TrainState) -> None:
     """Refuses a host state that is broken already, so that it never takes a good one's place.
 
-    The loss is that of the weights before an update: it can be finite where the new weights are not.
+    The loss is that of the weights before an update: it can be finite where the new weights are
+    not.
     """
     leaves = jax.tree_util.tree_leaves_with_path(state)
     bad = [jax.tree_util.keystr(path) for path, x in leaves if not np.isfinite(x).all()]
     if bad:
         raise FloatingPointError(
-            f"step {int(state.step)}: {len(bad)} arrays of the state are not finite, such as {bad[0]}. "
-            "The last good checkpoint is kept; lower train.lr"
+            f"step {int(state.step)}: {len(bad)} arrays of the state are not finite, such as "
+            f"{bad[0]}. The last good checkpoint is kept; lower train.lr"
         )

@@ -37,8 +37,8 @@ def detect_all(
 ) -> Detections:
     """Detections of a whole dataset in px of the original images, [N, D, ...], in its order.
 
-    `detect` is parallel.map_detect's, `variables` replicated. Every process reads and detects its own
-    share; all of them get the whole answer.
+    `detect` is parallel.map_detect's, `variables` replicated. Every process reads and detects its
+    own share; all of them get the whole answer.
     """
     process, processes = parallel.process()
     share = Share(dataset, process, processes)
@@ -60,16 +60,23 @@ def _together(found: list[Detections], total: int) -> Detections:
     """All processes' detections in dataset order, without those that only filled a share."""
     stacked = Detections(*(np.stack(field) for field in zip(*found, strict=True)))
     gathered = parallel.gather(stacked)  # [processes, longest, ...]
-    return Detections(
-        *(np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:total] for x in gathered)
-    )
+    return Detections(*(np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:total] for x in gathered))
 
 
 def evaluate(
     detect: Callable, variables: Any, dataset: Dataset, experiment: Experiment, *, progress: bool
 ) -> dict[str, Any]:
-    """The summary of metrics.summarise for a dataset, under the experiment's protocol."""
+    """The summary of metrics.summarise for a dataset, under the experiment's protocol.
+
+    FloatingPointError names the first image whose scores are not finite: the weights are broken.
+    """
     found = detect_all(detect, variables, dataset, experiment, progress=progress)
+    broken = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
+    if len(broken):
+        raise FloatingPointError(
+            f"scores on {dataset.records[broken[0]].name} and {len(broken) - 1} more images are "
+            "not finite. The last good checkpoint is kept; lower train.lr"
+        )
     truths = [(r.boxes_xyxy, r.labels, r.crowd, r.area) for r in dataset.records]
     return metrics.summarise(
         found, truths, dataset.class_names, protocol=experiment.evaluate.protocol

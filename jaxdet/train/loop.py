@@ -24,7 +24,6 @@ from jaxdet.train import checkpoint, log, optim, parallel, pictures
 from jaxdet.train.evaluate import evaluate
 from jaxdet.train.step import TrainState, init_state, make_step
 
-
 UNKNOWN = -1.0  # the fitness of a checkpoint that nobody evaluated: it is never the best
 
 
@@ -41,9 +40,10 @@ class Progress:
 def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = False) -> Run:
     """Trains `experiment` into the folder `out`, or goes on there, and returns the RUN.
 
-    Checkpoints are written after every epoch and on SIGTERM, at a step boundary; a run that was killed
-    at any time resumes to the same bytes. Raises ValueError for an experiment that does not fit its
-    data, and FloatingPointError, naming the loss parts and the images, when a loss is not finite.
+    Checkpoints are written after every epoch and on SIGTERM, at a step boundary; a run that was
+    killed at any time resumes to the same bytes. Raises ValueError for an experiment that does not
+    fit its data, and FloatingPointError, naming the loss parts and the images, when a loss is not
+    finite.
     """
     data = {split: sources.load(experiment.data, split) for split in ("train", "val")}
     check(experiment, data)
@@ -62,6 +62,9 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
         state, now = _start(run, manager, plan)
         logger = log.Log(run.path, experiment.train.log_every, main=main, start_step=now.step)
         logger.say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {plan.optimizer}")
+        for split, dataset in data.items():
+            faults = "".join(f", {n} {kind} boxes set right" for kind, n in dataset.faults.items())
+            logger.say(f"{split}: {len(dataset)} images{faults}")
         state = parallel.replicate(state)
         feed = parallel.prefetch(_batches(experiment, data["train"], now.step))
         try:
@@ -84,7 +87,7 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
 
 
 def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
-    """Refuses an experiment whose model, data and devices do not fit, before anything is compiled."""
+    """Refuses an experiment whose model, data and devices do not fit, before any compilation."""
     model, names = experiment.model, data["train"].class_names
     if model.channels != experiment.data.channels:
         raise ValueError(
@@ -105,16 +108,17 @@ def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
 
 
 def _check_crowding(experiment: Experiment, dataset: Dataset) -> None:
-    """A mosaic that joins the most crowded image with itself must fit: found now, not in mid-run."""
+    """A mosaic of the most crowded image with itself must fit: found now, not in mid-run."""
     augment, most = experiment.data.augment, experiment.data.max_boxes
     if experiment.train.epochs <= augment.close_mosaic:
         return
     joined = (4 if augment.mosaic > 0 else 1) * (2 if augment.mixup > 0 else 1)
-    crowded = max(dataset.records, key=lambda r: len(r.labels))
-    if joined * len(crowded.labels) > most:
+    counts = [int((~record.crowd).sum()) for record in dataset.records]  # crowds are not taught
+    count, crowded = max(counts), dataset.records[int(np.argmax(counts))]
+    if joined * count > most:
         raise ValueError(
-            f"{crowded.name} has {len(crowded.labels)} boxes, and mosaic and mixup join up to "
-            f"{joined} images: set data.max_boxes to {joined * len(crowded.labels)} (now {most})"
+            f"{crowded.name} has {count} boxes, and mosaic and mixup join up to "
+            f"{joined} images: set data.max_boxes to {joined * count} (now {most})"
         )
 
 
@@ -132,7 +136,9 @@ def _open(
     run = runs.open_run(path)
     runs.check_same(run, experiment)
     if run.facts.get("split_digest", digest) != digest:
-        raise ValueError(f"{path} was made with other images or another split than the data has now")
+        raise ValueError(
+            f"{path} was made with other images or another split than the data has now"
+        )
     # Epochs and patience may be new: a finished run can be extended.
     return dataclasses.replace(run, experiment=experiment)
 
@@ -156,11 +162,15 @@ def fresh_variables(experiment: Experiment) -> Any:
     """Initial variables of an experiment's model, a pure function of train.seed."""
     module = models.from_config(experiment.model).module
     image = np.zeros((1, 64, 64, experiment.data.channels), np.float32)
-    return jax.jit(module.init)(jax.random.key(experiment.train.seed), image)
+    # Drawing weights is hundreds of small programs that run once: on CPU compiling them without
+    # optimisation takes half the time.
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    init = jax.jit(module.init, compiler_options=quick)
+    return init(jax.random.key(experiment.train.seed), image)
 
 
 def _take_over(fresh: Any, other: Any) -> Any:
-    """`other`'s tensors wherever name and shape agree; the rest, such as a new head, stays fresh."""
+    """`other`'s tensors where name and shape agree; the rest, such as a new head, stays fresh."""
     found = dict(jax.tree_util.tree_leaves_with_path(other))
     taken = [0]
 
@@ -202,7 +212,9 @@ def _epoch(
     """The rest of the current epoch, or less of it when a signal asks to stop."""
     epoch, done = divmod(now.step, plan.steps_per_epoch)
     logger.epoch(epoch, plan.epochs, plan.steps_per_epoch, done)
-    waiting: list[tuple[int, Any, Any]] = []  # looked at one step late: no device waits for the host
+    waiting: list[
+        tuple[int, Any, Any]
+    ] = []  # looked at one step late: no device waits for the host
     for _ in range(done, plan.steps_per_epoch):
         batch = next(feed)
         state, scalars = step(state, batch)
@@ -249,9 +261,7 @@ def _judge(
     logger.finish_bar()
     summary = evaluate(detect, state.ema, dataset, experiment, progress=logger.terminal)
     names = ("ap50", "ap50_95", "precision", "recall")
-    logger.row(
-        {"epoch": epochs_done - 1, "step": now.step, **{k: summary[k] for k in names}}
-    )
+    logger.row({"epoch": epochs_done - 1, "step": now.step, **{k: summary[k] for k in names}})
     now.fitness = fitness(summary, cfg.fitness)
     if now.fitness >= now.best:
         now.best, now.waited = now.fitness, 0
@@ -263,20 +273,21 @@ def _out_of_patience(now: Progress, plan: optim.Plan) -> bool:
 
 
 def fitness(summary: dict[str, Any], rule: str) -> float:
-    """What "better" means: classic 0.1 AP50 + 0.9 AP50-95, map AP50-95, ap50 AP50. No AP counts 0."""
+    """What "better" is: classic 0.1 AP50 + 0.9 AP50-95, map AP50-95, ap50 AP50. No AP counts 0."""
     ap50, ap = (summary[k] or 0.0 for k in ("ap50", "ap50_95"))
     return {"classic": 0.1 * ap50 + 0.9 * ap, "map": ap, "ap50": ap50}[rule]
 
 
 def _finish(run: Run, detect: Any, dataset: Dataset, *, main: bool) -> None:
-    """The best weights' table, the curves and some pictures; all processes evaluate, `main` writes."""
+    """The best weights' table, curves and some pictures; all processes evaluate, `main` writes."""
     variables = parallel.replicate(run.weights("best"))
     summary = evaluate(detect, variables, dataset, run.experiment, progress=False)
     if not main:
         return
     run.write_metrics("val", summary)
     curves.curves(log.read_rows(run.path / "train.jsonl"), run.path / "pictures" / "curves.png")
-    pictures.truths_and_detections(run, detect, variables, dataset)
+    surest = summary["threshold"] or 0.25  # where F1 is best; nothing found: the usual score
+    pictures.truths_and_detections(run, detect, variables, dataset, score_threshold=surest)
     print(tables.ap_table(summary))
 
 

@@ -44,9 +44,9 @@ class Rates(NamedTuple):
 def plan(cfg: Train, *, num_images: int, num_classes: int, steps_per_epoch: int) -> Plan:
     """Resolves `cfg` for a data set.
 
-    optimizer="auto" is ultralytics' rule: SGD at 0.01 when more than 10,000 updates are to come, else
-    AdamW at 0.002 * 5 / (4 + classes), in both cases without a warm-up of the bias rate. Weight decay
-    grows with the images of an update over the nominal batch.
+    optimizer="auto" is ultralytics' rule: SGD at 0.01 when more than 10,000 updates are to come,
+    else AdamW at 0.002 * 5 / (4 + classes), in both cases without a warm-up of the bias rate.
+    Weight decay grows with the images of an update over the nominal batch.
     """
     kind, lr, bias_lr, beta1 = cfg.optimizer, cfg.lr, cfg.warmup_bias_lr, cfg.momentum
     if kind == "auto":
@@ -118,9 +118,12 @@ def update(plan: Plan, grads: Any, state: Any, params: Any, now: Rates) -> tuple
 
 
 def moving_average(plan: Plan, ema: Any, model: Any, updates: Array) -> Any:
-    """ema + (1 - d) (model - ema) with d = decay (1 - exp(-updates / tau)), on every leaf."""
+    """ema + (1 - d) (model - ema) with d = decay (1 - exp(-updates / tau)), on every leaf.
+
+    Written so, and not as a sum of two products, what never moves keeps its bits.
+    """
     decay = plan.cfg.ema_decay * (1 - jnp.exp(-updates.astype(jnp.float32) / plan.cfg.ema_tau))
-    return jax.tree.map(lambda e, m: decay * e + (1 - decay) * m, ema, model)
+    return jax.tree.map(lambda e, m: e + (1 - decay) * (m - e), ema, model)
 
 
 def paths(params: Any) -> Any:

@@ -1,8 +1,9 @@
 """Many devices, one step: the only file that knows pmap.
 
-Why pmap and not a sharded jit: XLA's partitioner gathers the whole batch around grouped convolutions,
-which this project is made of; a mapped step never does. State is replicated, batches are split along
-a leading device axis, and what must be summed over replicas says so itself (ops.replicas).
+Why pmap and not a sharded jit: XLA's partitioner gathers the whole batch around grouped
+convolutions, which this project is made of; a mapped step never does. State is replicated, batches
+are split along a leading device axis, and what must be summed over replicas says so itself
+(ops.replicas).
 """
 
 import os

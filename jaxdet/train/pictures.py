@@ -18,7 +18,7 @@ SHOWN = 12  # pictures
 def truths_and_detections(
     run: Run, detect: Callable, variables: Any, dataset: Dataset, *, score_threshold: float
 ) -> None:
-    """RUN/pictures/*.png and a contact sheet: truths and detections on SHOWN images spread evenly."""
+    """RUN/pictures/*.png and a contact sheet: truths and detections on SHOWN spread images."""
     chosen = np.unique(np.linspace(0, len(dataset) - 1, SHOWN).astype(int))
     shown = [dataset[int(i)] for i in chosen]
     size = run.experiment.evaluate.batch_size

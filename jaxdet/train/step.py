@@ -85,4 +85,3 @@ def _update(state: TrainState, grads: Any, plan: optim.Plan, now: optim.Rates) -
         ema=optim.moving_average(plan, state.ema, model, updates),
         grads=jax.tree.map(jnp.zeros_like, state.grads),
     )
-

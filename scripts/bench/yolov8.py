@@ -56,8 +56,10 @@ IOU, DETECTIONS = 0.7, 300
 RULES = {"predict rule": (0.25, False), "val rule": (0.001, True)}
 NOT = "not measured"
 PAUSE_S = 0.02  # lets the threads of the side before stop spinning
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "opencv-python", "opencv-python-headless", "torch")
-PEER_PACKAGES = ("torchvision", "ultralytics", "keras", "keras-cv", "tensorflow", "tensorflow-cpu")
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "numpy", "opencv-python", "opencv-python-headless"),
+    *("torch", "torchvision", "ultralytics", "keras", "keras-cv", "tensorflow", "tensorflow-cpu"),
+)
 
 Rows = dict[str, Callable[[], Any]]  # row -> a call that ends when its answer is there
 
@@ -76,8 +78,8 @@ class Case(NamedTuple):
 
 def make_case(size: str, side: int, batch_size: int, gpu: bool) -> Case:
     rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (2, *(s // 16 for s in PHOTO_HW), 3), np.uint8)
-    photo = cv2.resize(coarse[0], PHOTO_HW[::-1], interpolation=cv2.INTER_CUBIC)
+    coarse = rng.integers(0, 256, (*(s // 16 for s in PHOTO_HW), 3), np.uint8)
+    photo = cv2.resize(coarse, PHOTO_HW[::-1], interpolation=cv2.INTER_CUBIC)
     low = rng.uniform(0, 0.7, (batch_size, MOST, 2))
     boxes = np.concatenate([low, low + rng.uniform(0.05, 0.3, low.shape)], 2) * side
     labels = rng.integers(0, CLASSES, (batch_size, MOST))
@@ -320,7 +322,7 @@ def offer_torchvision(notes: dict[str, str]) -> None:
     try:
         importlib.metadata.version("torchvision")
     except importlib.metadata.PackageNotFoundError:
-        folder = pathlib.Path(tempfile.mkdtemp())
+        folder = pathlib.Path(os.environ["YOLO_CONFIG_DIR"])  # temporary, made by main
         info = folder / "torchvision-0.0.0.dist-info" / "METADATA"
         info.parent.mkdir()
         info.write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.0.0\n")
@@ -362,7 +364,7 @@ def keras_sides(case: Case, notes: dict[str, str]) -> dict[str, Rows]:
         iou_threshold=IOU,
         max_detections=DETECTIONS,
     )
-    notes["keras-cv"] = f"its own random weights: {model.count_params()} parameters for {case.size}"
+    notes[f"keras-cv {case.size}"] = f"its own weights: {model.count_params()} parameters"
     parts = (model.trainable_variables, model.non_trainable_variables)
     weights = [[v.value for v in part] for part in parts]
     forward = jax.jit(lambda w, x: model.stateless_call(*w, x, training=False)[0])
@@ -431,16 +433,19 @@ def measure(case: Case, args: argparse.Namespace, notes: dict[str, str]) -> list
     for peer in args.peers:
         try:
             sides |= PEERS[peer](case, notes)
-        except ImportError as error:
-            notes[peer] = f"{NOT}: {error}"
+        except Exception as error:  # not installed, or not fit for this JAX or this memory
+            notes[peer] = reason(error)
     found = []
     for row in sides["jaxdet"]:
         calls = {side: rows[row] for side, rows in sides.items() if row in rows}
         say(f"{case.size}: {row} ({', '.join(calls)})")
-        found.append(
-            {"size": case.size, "row": row, "sides": in_turn(calls, args.repeats, args.limit)}
-        )
+        times = in_turn(calls, args.repeats, args.limit)
+        found.append({"size": case.size, "row": row, "sides": times})
     return found
+
+
+def reason(error: Exception) -> str:
+    return f"{NOT}: {type(error).__name__}: {str(error)[:200]}"
 
 
 def in_turn(calls: Rows, repeats: int, limit_s: float) -> dict[str, Any]:
@@ -456,7 +461,7 @@ def in_turn(calls: Rows, repeats: int, limit_s: float) -> dict[str, Any]:
         except Exception as error:
             if side == "jaxdet":
                 raise
-            answers[side] = f"{NOT}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            answers[side] = reason(error)
             times.pop(side)
     start = time.perf_counter()
     for turn in range(repeats):
@@ -492,8 +497,10 @@ def told(answer: Any) -> Any:
         return int((np.asarray(answer.labels) >= 0).sum())
     if isinstance(answer, dict) and "num_detections" in answer:
         return int(np.sum(answer["num_detections"]))
-    if isinstance(answer, list | np.ndarray):
-        return sum(map(len, answer)) if isinstance(answer, list) else len(answer)
+    if isinstance(answer, list):  # one array of boxes an image
+        return sum(map(len, answer))
+    if isinstance(answer, np.ndarray):
+        return len(answer)
     return round(answer, 3) if isinstance(answer, float) else None
 
 
@@ -508,15 +515,7 @@ def first_calls(size: str, side: int, batch_size: int) -> list[dict]:
         }
         for kind in ("cold", "warm"):
             say(f"{size}: first calls, {kind}")
-            words = [
-                "--first-call",
-                "--sizes",
-                size,
-                "--side",
-                str(side),
-                "--batch",
-                str(batch_size),
-            ]
+            words = f"--first-call --sizes {size} --side {side} --batch {batch_size}".split()
             done = subprocess.run(
                 [sys.executable, __file__, *words],
                 env=os.environ | cache,
@@ -541,16 +540,28 @@ def first_call(size: str, side: int, batch_size: int, gpu: bool) -> dict[str, fl
     return {"predict": round(predict, 1), "train step": round(train, 1)}
 
 
-def merge(rows: list[dict], file: pathlib.Path) -> None:
+def merge(result: dict, file: pathlib.Path) -> None:
     """Takes the sides that are missing from an earlier result, each with the jaxdet beside it."""
     other = json.loads(file.read_text())
-    told = {(r["size"], r["row"]): r["sides"] for r in other["rows"]}
-    for row in rows:
-        theirs = told.get((row["size"], row["row"]), {})
-        for side, times in theirs.items():
+    for key in ("device", "cores"):
+        same(file, key, other[key], result[key])
+    for key in ("side", "batch", "train_dtype", "photo_hw"):
+        same(file, key, other["settings"][key], result["settings"][key])
+    theirs = {(r["size"], r["row"]): r["sides"] for r in other["rows"]}
+    for row in result["rows"]:
+        for side, times in theirs.get((row["size"], row["row"]), {}).items():
             if isinstance(times, dict) and not isinstance(row["sides"].get(side), dict):
-                beside = times.get("jaxdet_ms", theirs["jaxdet"]["median_ms"])
-                row["sides"][side] = {**times, "jaxdet_ms": beside, "from": other["date"]}
+                beside = times.get(
+                    "jaxdet_ms", theirs[row["size"], row["row"]]["jaxdet"]["median_ms"]
+                )
+                row["sides"][side] = {**times, "jaxdet_ms": beside}
+    told = {k: other[k] for k in ("date", "versions", "notes", "settings")}
+    result["merged"].append({"file": file.name, **told})
+
+
+def same(file: pathlib.Path, key: str, got: Any, wanted: Any) -> None:
+    if got != wanted:
+        raise ValueError(f"{file} was measured with {key} {got!r}, this run with {wanted!r}")
 
 
 def ratios(rows: list[dict], names: list[str]) -> list[dict]:
@@ -597,7 +608,7 @@ def cores() -> int:
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in PACKAGES + PEER_PACKAGES:
+    for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
@@ -629,13 +640,8 @@ def main() -> None:
     if args.first_call:
         print(json.dumps(first_call(args.sizes[0], args.side, args.batch, gpu)))
         return
-    device, notes, rows = device_name(), {}, []
-    load = os.getloadavg()[0]
-    if load > 0.3 * cores():
-        notes["load"] = (
-            f"not quiet: load average {load:.1f} at the start, numbers are not to be used"
-        )
-        say(notes["load"])
+    result = describe(args, gpu)
+    rows, notes = result["rows"], result["notes"]
     with tempfile.TemporaryDirectory() as settings:
         os.environ["YOLO_CONFIG_DIR"] = settings
         for size in args.sizes:
@@ -646,32 +652,41 @@ def main() -> None:
             jax.clear_caches()
             rows += first_calls(size, args.side, args.batch)
     for file in args.merge:
-        merge(rows, file)
-    names = list(dict.fromkeys(s for row in rows for s in row["sides"] if s != "jaxdet"))
-    found = ratios(rows, names)
-    slug = re.sub(r"\W+", "_", device.lower()).strip("_")
+        merge(result, file)
+    names = list(dict.fromkeys([*PEERS, *(s for row in rows for s in row["sides"])]))
+    names.remove("jaxdet")
+    result["ratios"] = ratios(rows, names)
+    slug = re.sub(r"\W+", "_", result["device"].lower()).strip("_")
     out = args.out or pathlib.Path(__file__).parent / "results" / f"yolov8_{slug}.json"
-    result = {
-        "device": device,
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(rows, result["ratios"], names))
+    say(f"written to {out}")
+
+
+def describe(args: argparse.Namespace, gpu: bool) -> dict[str, Any]:
+    """All of the result but its numbers."""
+    load, notes = os.getloadavg()[0], {}
+    if load > 0.3 * cores():
+        notes["load"] = f"not quiet: load average {load:.1f} at the start; do not use the numbers"
+        say(notes["load"])
+    return {
+        "device": device_name(),
         "cores": cores(),
         "versions": versions(),
         "date": datetime.date.today().isoformat(),
         "settings": {
-            k: v for k, v in vars(args).items() if k in ("sizes", "side", "batch", "repeats")
-        }
-        | {"photo_hw": PHOTO_HW, "classes": CLASSES, "truths": TRUTHS, "padded_truths": MOST}
-        | {
+            **{key: getattr(args, key) for key in ("sizes", "side", "batch", "repeats", "limit")},
+            "photo_hw": list(PHOTO_HW),
+            "classes": CLASSES,
+            "truths": TRUTHS,
+            "padded_truths": MOST,
             "train_dtype": "bfloat16" if gpu else "float32",
-            "load_average_at_start": round(load, 2),
         },
         "notes": notes,
-        "rows": rows,
-        "ratios": found,
+        "merged": [],
+        "rows": [],
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(rows, found, names))
-    say(f"written to {out}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     python scripts/reproduce/msd_liver.py prepare --source MSD_SLICES --out runs/msd_coco
     jaxdet train configs/yolov8n_msd_liver.py --data.path runs/msd_coco --out runs/msd_liver
-    python scripts/reproduce/msd_liver.py dicom --run runs/msd_liver --series DICOM --labels SEG.nii.gz \
-        --out runs/msd_dicom --result scripts/reproduce/results/msd_liver_dicom.json
+    python scripts/reproduce/msd_liver.py dicom --run runs/msd_liver --series DICOM \
+        --labels SEG.nii.gz --out runs/msd_dicom \
+        --result scripts/reproduce/results/msd_liver_dicom.json
 
-MSD_SLICES holds images/*.jpg (256x256, grey = HU clipped to 0..255, the base slices turned by a quarter
-or three quarters) and liver_boxes.json (file -> boxes xyxy). DICOM is a series, SEG its label map with 5
-for the liver.
+MSD_SLICES holds images/*.jpg (256x256, grey = HU clipped to 0..255, the base slices turned by a
+quarter or three quarters) and liver_boxes.json (file -> boxes xyxy). DICOM is a series, SEG its
+label map with 5 for the liver.
 """
 
 import argparse
@@ -23,12 +24,13 @@ from jaxdet import run as runs
 from jaxdet.data import formats_coco, images, volume
 from jaxdet.data.formats import Truth
 from jaxdet.predict import predict
+from jaxdet.report import figures
 
 LIVER = 5
 
 
 def prepare(source: pathlib.Path, out: pathlib.Path) -> None:
-    """COCO with every slice turned so that it looks as in a radiology viewer: liver left, spine below."""
+    """COCO, every slice turned to look as in a radiology viewer: liver left, spine below."""
     boxes = json.loads((source / "liver_boxes.json").read_text())
     (out / "images").mkdir(parents=True, exist_ok=True)
     truths = []
@@ -63,7 +65,14 @@ def _turn(box: list[int], quarter: int, side: int) -> list[int]:
     return [side - y1, x0, side - y0, x1]
 
 
-def dicom(run: str, series: str, labels: str, out: pathlib.Path, result: pathlib.Path) -> None:
+def dicom(
+    run: str,
+    series: str,
+    labels: str,
+    out: pathlib.Path,
+    result: pathlib.Path,
+    picture: pathlib.Path | None,
+) -> None:
     """The best liver box of every slice against the label map's, through `jaxdet predict`."""
     opened = runs.open_run(run)
     told = predict.predict(opened, [series], out, score_threshold=0.05)
@@ -101,7 +110,25 @@ def dicom(run: str, series: str, labels: str, out: pathlib.Path, result: pathlib
         "rows": rows,
     }
     runs.write_json(result, content)
+    if picture is not None:
+        _draw(rows[len(rows) // 2], opened, series, picture)
     print(f"mean IoU {content['mean_iou']:.3f} on {len(rows)} slices, least {min(ious):.3f}")
+
+
+def _draw(row: dict, opened: runs.Run, series: str, picture: pathlib.Path) -> None:
+    """The middle slice: the found box in colour, the label map's in white."""
+    ct = volume.to_lps(volume.read(series)).hu[row["slice"]][..., None]
+    shown = images.to_range(ct, opened.experiment.data.window_hu)
+    x, y, w, h = row["bbox_xywh"]
+    drawn = figures.overlay(
+        shown,
+        np.float32([[x, y, x + w, y + h]]),
+        np.float32([row["score"]]),
+        np.int32([0]),
+        opened.class_names,
+        truths_xyxy=np.float32([row["truth_xyxy"]]),
+    )
+    cv2.imwrite(str(picture), drawn[..., ::-1])
 
 
 def _iou(xywh: list[float], truth: list[int]) -> float:
@@ -124,6 +151,7 @@ def main() -> None:
     two.add_argument("--labels", required=True)
     two.add_argument("--out", type=pathlib.Path, required=True)
     two.add_argument("--result", type=pathlib.Path, required=True)
+    two.add_argument("--picture", type=pathlib.Path)
     chosen = vars(parser.parse_args())
     {"prepare": prepare, "dicom": dicom}[chosen.pop("verb")](**chosen)
 

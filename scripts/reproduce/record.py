@@ -6,6 +6,7 @@ The RUN's best checkpoint is evaluated again here; the curve is the RUN's own lo
 """
 
 import argparse
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -22,12 +23,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--split", default="val", choices=["train", "val", "test"])
     parser.add_argument("--note", default="")
     chosen = parser.parse_args()
     run = runs.open_run(chosen.run)
     rows = log.read_rows(run.path / "train.jsonl")
     experiment = to_json(run.experiment)
     experiment["data"]["path"] = pathlib.Path(experiment["data"]["path"]).name
+    wanted = dataclasses.replace(run.experiment.evaluate, split=chosen.split)
+    run = dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, evaluate=wanted))
     summary = evaluate.evaluate_run(run)
     content = {
         "date": datetime.date.today().isoformat(),
@@ -37,6 +41,7 @@ def main() -> None:
         "note": chosen.note,
         "seed": run.experiment.train.seed,
         "epochs_done": max((row["epoch"] for row in rows), default=-1) + 1,
+        "split": chosen.split,
         "result": summary,
         "curve": [row for row in rows if "ap50" in row],
         "experiment": experiment,

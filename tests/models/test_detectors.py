@@ -39,7 +39,7 @@ def batch_of(boxes_per_image, side=64, max_boxes=6):
 
 
 def about_one_cell(variables):
-    """At its start YOLOv8 boxes 120, 240 and 480 px, which fit nothing in 64 px: here 16, 32 and 64."""
+    """At its start YOLOv8 boxes 120 to 480 px, which fit nothing in 64 px: here 16, 32 and 64."""
     bias = np.tile(-3.0 * np.abs(np.arange(16) - 1), 4).astype(np.float32)
     for level in range(3):
         variables["params"]["head"][f"box_{level}"]["out"]["bias"] = jnp.asarray(bias)

@@ -159,9 +159,7 @@ def test_assignment_equals_the_golden(recipe, answers, loss_and_gradients, name)
     _, (_, out) = loss_and_gradients["widened"](batch)
     boxes, probs = yolov8.boxes_and_probs(out)
     told = jax.jit(
-        jax.vmap(
-            lambda *x: assign.task_aligned(*x, smallest_px=16.0), in_axes=(0, 0, None, 0, 0)
-        )
+        jax.vmap(lambda *x: assign.task_aligned(*x, smallest_px=16.0), in_axes=(0, 0, None, 0, 0))
     )(boxes, probs, out.centres_px, batch.boxes_xyxy, batch.labels)
     np.testing.assert_array_equal(told.foreground, wanted[f"loss_{name}_fg_mask"])
     truth = np.where(told.foreground, told.truth, -1)

@@ -43,9 +43,7 @@ def test_equals_a_plain_loop(n, per_class):
 def test_threshold_is_strict_and_empty_boxes_end():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [3, 3, 3, 3], [3, 3, 3, 3]], np.float32)
     scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
-    found = nms.greedy(
-        boxes, scores, np.zeros(4, np.int32), iou_threshold=0.5, max_detections=10
-    )
+    found = nms.greedy(boxes, scores, np.zeros(4, np.int32), iou_threshold=0.5, max_detections=10)
     # IoU of the first two is exactly 0.5: both stay. Boxes without area overlap nothing.
     assert (found.labels >= 0).sum() == 4
 
@@ -65,6 +63,9 @@ def test_nothing_above_zero_gives_padding():
 def test_candidates_are_the_best_pairs(multi_label):
     probs = np.array([[0.1, 0.9], [0.8, 0.3], [0.5, 0.5]], np.float32)
     scores, anchors, labels = nms.candidates(probs, limit=4, multi_label=multi_label)
-    found = [(round(float(s), 2), int(a), int(k)) for s, a, k in zip(scores, anchors, labels, strict=True)]
+    found = [
+        (round(float(s), 2), int(a), int(k))
+        for s, a, k in zip(scores, anchors, labels, strict=True)
+    ]
     both = [(0.9, 0, 1), (0.8, 1, 0), (0.5, 2, 0), (0.5, 2, 1)]
     assert found == (both if multi_label else both[:3])

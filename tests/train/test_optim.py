@@ -143,9 +143,7 @@ def test_freeze_and_factors_by_pattern():
 
 def test_a_factor_scales_one_module():
     plain, _ = follow(Train(optimizer="sgd", weight_decay=0.0), steps=1)
-    slow, _ = follow(
-        Train(optimizer="sgd", weight_decay=0.0, lr_factors=(("^a/", 0.1),)), steps=1
-    )
+    slow, _ = follow(Train(optimizer="sgd", weight_decay=0.0, lr_factors=(("^a/", 0.1),)), steps=1)
     start = tree()
     ratio = (slow["a"]["kernel"] - start["a"]["kernel"]) / (
         plain["a"]["kernel"] - start["a"]["kernel"]
@@ -154,9 +152,7 @@ def test_a_factor_scales_one_module():
     np.testing.assert_array_equal(slow["norm"]["bias"], plain["norm"]["bias"])
 
 
-@pytest.mark.parametrize(
-    ("updates", "wanted"), [(1, 5.0e-4), (100, 0.0488), (2000, 0.632)]
-)
+@pytest.mark.parametrize(("updates", "wanted"), [(1, 5.0e-4), (100, 0.0488), (2000, 0.632)])
 def test_moving_average_starts_slowly(updates, wanted):
     made = plan_of(Train())
     one, zero = {"x": jnp.ones(())}, {"x": jnp.zeros(())}

@@ -77,7 +77,7 @@ def experiment(model: Any = None, *, data: Any = None, **train: Any) -> Experime
         data=Data(
             **{
                 "source": "phantom",
-                "image_size": 32,
+                "image_size": 64,
                 "channels": 1,
                 "window_hu": (-25.0, 175.0),
                 "pad": (0.0,),
