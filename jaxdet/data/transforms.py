@@ -121,9 +121,9 @@ def letterbox(
 ) -> tuple[Shaped[np.ndarray, "S T C"], Letterbox]:
     """The whole image, shape kept, in the middle of a `size` x `size` picture; and where it lies.
 
-    With `multiple` the picture is the smallest whose sides are multiples of it. Without `scale_up` a
-    small image keeps its size. An odd pixel of padding goes to the right and to the bottom. Sides are
-    rounded to whole pixels, so content may lie up to half a pixel from what the one gain of
+    With `multiple` the picture is the smallest whose sides are multiples of it. Without `scale_up`
+    a small image keeps its size. An odd pixel of padding goes to the right and to the bottom. Sides
+    are rounded to whole pixels, so content may lie up to half a pixel from what the one gain of
     `Letterbox` says, as in the reference.
     """
     height, width = image.shape[:2]
@@ -155,10 +155,6 @@ def random_matrix(
     (at 640 px from 0.0007 on), its terms are shrunk, so that no box and no pixel comes from
     behind it.
     """
-    if not 0 <= augment.scale < 1:
-        raise ValueError(
-            f"augment.scale wants 0 <= scale < 1 (size times 1 +- scale); got {augment.scale}"
-        )
     tilt = rng.uniform(-augment.perspective, augment.perspective, 2)
     reach = abs(tilt[0]) * width / 2 + abs(tilt[1]) * height / 2
     tilt *= min(1.0, (1 - NEAREST_HORIZON) / reach) if reach > 0 else 1.0

@@ -72,7 +72,7 @@ def _inside(centres_px: Array, truths_xyxy: Array, smallest_px: float) -> Array:
         middle, half = (low + high) / 2, (high - low) / 2
         half = jnp.where(high - low < smallest_px, smallest_px / 2, half)
         low, high = middle - half, middle + half
-    # Four comparisons, not the least of four margins: XLA's reduction over a short axis is slow on CPU.
+    # Four comparisons, not the least of four margins: XLA reduces a short axis slowly on CPU.
     x, y = centres_px[None, :, 0], centres_px[None, :, 1]
     across = (x - low[:, :1] > 1e-9) & (high[:, :1] - x > 1e-9)
     return across & (y - low[:, 1:] > 1e-9) & (high[:, 1:] - y > 1e-9)

@@ -47,8 +47,9 @@ def detect(
 ) -> Iterator[tuple[Slice, Detections]]:
     """Every slice with its Detections in px of that slice.
 
-    A model that takes any multiple of some px (its family's MULTIPLE) sees each image in the smallest
-    such rectangle, as the reference predicts; another one in its square. One compilation a shape.
+    A model that takes any multiple of some px (its family's MULTIPLE) sees each image in the
+    smallest such rectangle, as the reference predicts; another in its square. One compilation a
+    shape.
     """
     variables = jax.device_put(run.weights(which))
     program = jax.jit(run.predictor(score_threshold).detect)

@@ -22,7 +22,7 @@ class Share:
     All shares are equally long; where the dataset ends too early they begin again from its start.
     """
 
-    def __init__(self, dataset: Dataset, process: int, processes: int):
+    def __init__(self, dataset: batches.Dataset, process: int, processes: int):
         self.dataset, self.process, self.processes = dataset, process, processes
 
     def __len__(self) -> int:
@@ -33,7 +33,12 @@ class Share:
 
 
 def detect_all(
-    detect: Callable, variables: Any, dataset: Dataset, experiment: Experiment, *, progress: bool
+    detect: Callable,
+    variables: Any,
+    dataset: batches.Dataset,
+    experiment: Experiment,
+    *,
+    progress: bool,
 ) -> Detections:
     """Detections of a whole dataset in px of the original images, [N, D, ...], in its order.
 

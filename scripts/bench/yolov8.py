@@ -41,6 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdet import bridge, models
+from jaxdet.cli.main import keep_memory
 from jaxdet.config import Train
 from jaxdet.data.transforms import letterbox
 from jaxdet.models import yolov8
@@ -157,8 +158,10 @@ def jaxdet_rows(case: Case) -> Rows:
         unit = jax.device_put(picture[None].astype(np.float32) / 255)
 
         def predict(detect: Callable = detect) -> np.ndarray:
-            square, place = letterbox(case.photo, case.side, (114 / 255,))
-            boxes, _, labels = jax.device_get(detect(variables, square[None]))
+            rectangle, place = letterbox(
+                case.photo, case.side, (114 / 255,), multiple=yolov8.MULTIPLE
+            )
+            boxes, _, labels = jax.device_get(detect(variables, rectangle[None]))
             return place.to_original(boxes[0][labels[0] >= 0])
 
         rows[f"forward{words}"] = functools.partial(ready, forward, variables, unit)
@@ -237,27 +240,26 @@ def ultralytics_sides(case: Case, notes: dict[str, str]) -> dict[str, Rows]:
         return kept
 
     @torch.inference_mode()
-    def predict(backend: Any, auto: bool) -> np.ndarray:
-        x = enter(backend, auto)
+    def predict(backend: Any) -> np.ndarray:
+        x = enter(backend, True)  # the smallest rectangle, as its predictor does and ours
         (kept,) = non_max_suppression(backend(x), *RULES["predict rule"][:1], IOU)
         return scale_boxes(x.shape[2:], kept[:, :4], bgr.shape).cpu().numpy()
 
-    eager, rect = {}, {}
+    eager = {}
     for words in precisions(case.gpu):
         # Fuses batch normalisation and, on an x86 CPU, lays memory out channels-last.
         own = copy.deepcopy(model).eval()
         backend = AutoBackend(own, device=device, fp16=bool(words), verbose=False)
         x = enter(backend, False)
         eager[f"forward{words}"] = functools.partial(forward, backend, x)
-        eager[f"whole predict{words}"] = functools.partial(predict, backend, False)
-        rect[f"whole predict{words}"] = functools.partial(predict, backend, True)
+        eager[f"whole predict{words}"] = functools.partial(predict, backend)
     with torch.inference_mode():
         sparse = model.to(device).eval()(enter(backend, False).float())[0]
     crowded = torch.from_numpy(as_ultralytics(case.crowd)).to(device)
     for rule, (conf, multi) in RULES.items():
         eager[f"decode + NMS, {rule}"] = functools.partial(suppress, sparse, conf, multi)
         eager[f"crowded, {rule}"] = functools.partial(suppress, crowded, conf, multi)
-    sides = {"ultralytics": eager, "ultralytics rect": rect}
+    sides = {"ultralytics": eager}
     eager["train step"] = ultralytics_step(case, model, device, compiled=False)
     if case.gpu:
         compiled = ultralytics_step(case, model, device, compiled=True)
@@ -635,6 +637,7 @@ def arguments(gpu: bool) -> argparse.Namespace:
 
 
 def main() -> None:
+    keep_memory()  # as the command line does, for every side that lives in this process
     gpu = jax.default_backend() == "gpu"
     args = arguments(gpu)
     if args.first_call:

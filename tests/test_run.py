@@ -1,0 +1,154 @@
+"""The RUN folder: what is written is read, and what is not a RUN says so."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+from jaxdet import models
+from jaxdet import run as runs
+from jaxdet.config import Augment, Data, Experiment, Train
+
+
+@pytest.fixture(autouse=True)
+def enlisted(monkeypatch):
+    toy.enlist(monkeypatch.setitem)
+
+
+def yolo(**fields):
+    return Experiment(
+        model=models.config("yolov8n", channels=1, num_classes=2, dtype="bfloat16"),
+        data=Data(
+            image_size=64,
+            channels=1,
+            window_hu=(-25.0, 175.0),
+            pad=(0.0,),
+            classes=("liver", "tumour"),
+            augment=Augment(mosaic=0.5),
+        ),
+        train=Train(freeze=("backbone/",), lr_factors=(("neck/", 0.1), ("head/", 2.0)), **fields),
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A toy RUN with weights."""
+    made = runs.create(tmp_path / "run", toy.experiment(), ("tumour",), split_digest="abc")
+    made.save_weights(weights(toy.experiment()))
+    return made
+
+
+def weights(experiment, start=0):
+    shapes = runs.abstract_variables(experiment)
+    sizes = iter(range(start, 10**6))
+    return jax.tree.map(lambda x: np.full(x.shape, next(sizes), x.dtype), shapes)
+
+
+def test_an_experiment_comes_back_as_it_was(tmp_path):
+    made = runs.create(tmp_path / "run", yolo(), ("liver", "tumour"), split_digest="abc")
+    again = runs.open_run(tmp_path / "run")
+    assert again == made
+    assert again.experiment == yolo()
+    assert type(again.experiment.train.lr_factors[0]) is tuple
+    assert again.class_names == ("liver", "tumour")
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["format"] == runs.FORMAT
+    assert told["window_hu"] == [-25.0, 175.0]
+    assert told["split_digest"] == "abc"
+    assert told["versions"]["jax"] == jax.__version__
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_weights_come_back_bit_for_bit(run):
+    wanted = weights(run.experiment)
+    for which in ("best", "latest"):
+        got = run.weights(which)
+        assert jax.tree.structure(got) == jax.tree.structure(wanted)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            assert (a.dtype, a.tobytes()) == (b.dtype, b.tobytes())
+
+
+def test_a_folder_that_is_a_run_is_never_overwritten(run):
+    with pytest.raises(ValueError, match="is a RUN already: add --resume to go on"):
+        runs.create(run.path, run.experiment, ("tumour",))
+
+
+def test_what_is_no_run_says_so(tmp_path):
+    with pytest.raises(ValueError, match="is not a RUN: it has no run.json"):
+        runs.open_run(tmp_path)
+
+
+def test_another_format_is_refused(run):
+    file = run.path / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+    with pytest.raises(ValueError, match="has format 99; this jaxdet reads format 1"):
+        runs.open_run(run.path)
+
+
+def test_a_run_without_a_checkpoint_says_what_is_there(tmp_path):
+    run = runs.create(tmp_path / "run", toy.experiment(), ("tumour",))
+    with pytest.raises(ValueError, match="holds no checkpoints: nothing was saved yet"):
+        run.weights()
+    run.checkpoints.mkdir()
+    with pytest.raises(ValueError, match="no complete checkpoint in .*: it is empty"):
+        run.weights()
+    (run.checkpoints / "4.orbax-checkpoint-tmp").mkdir()
+    with pytest.raises(
+        ValueError, match="no complete checkpoint in .* holds 4.orbax-checkpoint-tmp"
+    ):
+        run.weights()
+
+
+def test_weights_of_another_model_are_refused_with_a_table(run):
+    wider = toy.experiment(toy.Config(channels=1, width=6))
+    other = dataclasses.replace(run, experiment=wider)
+    with pytest.raises(ValueError, match="is of another model; 6 tensors differ") as told:
+        other.weights()
+    assert "  params/head/kernel: wanted (6, 1), got (4, 1)" in str(told.value)
+    yolo_run = dataclasses.replace(run, experiment=yolo())
+    with pytest.raises(ValueError, match="tensors differ") as told:
+        yolo_run.weights()
+    assert "got None" in str(told.value)
+    assert len(str(told.value).splitlines()) == 13  # a table of the first twelve
+
+
+def test_a_damaged_checkpoint_is_named(run):
+    for file in (run.checkpoints / "0" / "weights").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(ValueError, match="checkpoint 0 in .* cannot be read"):
+        run.weights()
+
+
+def test_only_epochs_and_patience_may_change(tmp_path):
+    run = runs.create(tmp_path / "run", yolo(), ("liver", "tumour"))
+    runs.check_same(run, yolo(epochs=500, patience=7))
+    with pytest.raises(ValueError, match="resume with the same") as told:
+        runs.check_same(run, yolo(lr=0.5))
+    assert str(told.value).splitlines()[1:] == ["  train.lr: was 0.01, now 0.5"]
+    with pytest.raises(ValueError, match="is a RUN of yolov8, not of toy"):
+        runs.check_same(run, toy.experiment())
+
+
+def test_a_run_of_an_unknown_family_says_which_there_are(run, monkeypatch):
+    monkeypatch.delitem(models.DETECTORS, "toy")
+    with pytest.raises(ValueError, match="no model family is called 'toy'; there are yolov8"):
+        runs.open_run(run.path)
+
+
+def test_half_a_json_file_is_never_seen(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    runs.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        runs.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_prediction_takes_the_familys_own_fields(tmp_path):
+    run = runs.create(tmp_path / "run", yolo(), ("liver", "tumour"))
+    decode = run.predictor(0.4).decode.keywords["cfg"]
+    assert (decode.multi_label, decode.score_threshold) == (False, 0.4)
+    assert run.detector().decode.keywords["cfg"].multi_label
