@@ -70,6 +70,20 @@ def _words(wanted: Any) -> str:
     return getattr(wanted, "__name__", str(wanted)) if not typing.get_args(wanted) else str(wanted)
 
 
+def _at_least(cfg: Any, least: int, *names: str) -> None:
+    for name in names:
+        if not getattr(cfg, name) >= least:  # NaN fails too
+            kind, got = type(cfg).__qualname__, getattr(cfg, name)
+            raise ValueError(f"{kind}.{name} wants {least} or more; got {got}")
+
+
+def _above_zero(cfg: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(cfg, name) > 0:
+            kind, got = type(cfg).__qualname__, getattr(cfg, name)
+            raise ValueError(f"{kind}.{name} wants more than 0; got {got}")
+
+
 @config
 class Augment:
     """What happens to a training image. Probabilities and ranges; the defaults are YOLOv8's own."""
@@ -121,6 +135,19 @@ class Data:
     seed: int = 0  # of the phantom
     augment: Augment = Augment()
 
+    def check(self) -> None:
+        """Refuses sizes, shares and windows that mean nothing."""
+        _at_least(self, 1, "image_size", "channels", "max_boxes")
+        _at_least(self, 0, "threads", "seed", "split_seed")
+        if self.window_hu is not None and not self.window_hu[0] < self.window_hu[1]:
+            raise ValueError(f"Data.window_hu wants (low, high), low < high; got {self.window_hu}")
+        if min(self.fractions) < 0 or not sum(self.fractions) > 0:
+            raise ValueError(f"Data.fractions wants shares >= 0, one > 0; got {self.fractions}")
+        if len(self.pad) not in (1, self.channels):
+            raise ValueError(
+                f"Data.pad wants one value or {self.channels}, one a channel; got {len(self.pad)}"
+            )
+
 
 @config
 class Train:
@@ -151,6 +178,18 @@ class Train:
     evaluate_every: int = 1  # epochs
     log_every: int = 10  # steps
 
+    def check(self) -> None:
+        """Refuses numbers that no run can have."""
+        _at_least(self, 1, "epochs", "batch_size", "nominal_batch", "evaluate_every", "log_every")
+        _at_least(self, 0, "lr", "final_lr", "weight_decay", "warmup_epochs", "warmup_bias_lr")
+        _at_least(self, 0, "momentum", "warmup_momentum", "ema_decay", "warmup_min_steps", "seed")
+        _above_zero(self, "clip_norm", "ema_tau")
+        if self.patience < self.evaluate_every:
+            raise ValueError(
+                f"Train.patience is {self.patience} epochs, but only every {self.evaluate_every} "
+                "are evaluated: nothing could ever be better. Raise patience"
+            )
+
 
 @config
 class Evaluate:
@@ -159,6 +198,10 @@ class Evaluate:
     protocol: Literal["coco", "yolo", "voc", "voc07"] = "yolo"
     batch_size: int = 16
     split: Literal["train", "val", "test"] = "val"
+
+    def check(self) -> None:
+        """Refuses an empty batch."""
+        _at_least(self, 1, "batch_size")
 
 
 @config

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import typing
 from typing import Any, Literal
 
@@ -227,6 +228,14 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def device_name() -> str:
+    """The accelerator's name, or the CPU's model as the kernel tells it."""
+    kind = jax.devices()[0].device_kind
+    info = pathlib.Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return found[1].strip() if kind == "cpu" and found else kind
 
 
 def _fitness(metrics: dict[str, float]) -> float:

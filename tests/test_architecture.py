@@ -1,5 +1,6 @@
 """What may import what, and what a user's machine need not have."""
 
+import os
 import pathlib
 import pkgutil
 import subprocess
@@ -45,7 +46,11 @@ def test_import_contracts():
     # import-linter has no stable Python interface; its command is one function.
     code = "import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())"
     told = subprocess.run(
-        [sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", code, "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",  # its check marks are no ASCII, whatever the locale
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert " 0 broken" in told.stdout

@@ -29,6 +29,27 @@ def test_wrong_values_are_refused(fields, message):
         config.Train(**fields)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: config.Train(batch_size=0), "Train.batch_size wants 1 or more; got 0"),
+        (lambda: config.Train(epochs=-1), "Train.epochs wants 1 or more"),
+        (lambda: config.Train(lr=float("nan")), "Train.lr wants 0 or more; got nan"),
+        (lambda: config.Train(clip_norm=0.0), "Train.clip_norm wants more than 0"),
+        (lambda: config.Train(patience=3, evaluate_every=5), "only every 5 are evaluated"),
+        (lambda: config.Evaluate(batch_size=0), "Evaluate.batch_size wants 1 or more"),
+        (lambda: config.Data(image_size=-32), "Data.image_size wants 1 or more"),
+        (lambda: config.Data(window_hu=(200.0, 0.0)), "low < high"),
+        (lambda: config.Data(fractions=(0.0, 0.0, 0.0)), "one > 0"),
+        (lambda: config.Data(pad=(0.0, 0.0)), "one value or 3, one a channel; got 2"),
+        (lambda: config.Augment(mixup=1.5), "Augment.mixup is a probability"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_survives_json():
     made = config.Experiment(
         model=models.config("yolov8s", num_classes=3),

@@ -77,7 +77,7 @@ def test_a_folder_that_is_a_run_is_never_overwritten(run):
 
 
 def test_what_is_no_run_says_so(tmp_path):
-    with pytest.raises(ValueError, match="is not a RUN: it has no run.json"):
+    with pytest.raises(ValueError, match=r"is not a RUN: it has no run\.json"):
         runs.open_run(tmp_path)
 
 
@@ -93,11 +93,11 @@ def test_a_run_without_a_checkpoint_says_what_is_there(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoints: nothing was saved yet"):
         run.weights()
     run.checkpoints.mkdir()
-    with pytest.raises(ValueError, match="no complete checkpoint in .*: it is empty"):
+    with pytest.raises(ValueError, match=r"no complete checkpoint in .*: it is empty"):
         run.weights()
     (run.checkpoints / "4.orbax-checkpoint-tmp").mkdir()
     with pytest.raises(
-        ValueError, match="no complete checkpoint in .* holds 4.orbax-checkpoint-tmp"
+        ValueError, match=r"no complete checkpoint in .* holds 4\.orbax-checkpoint-tmp"
     ):
         run.weights()
 
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_is_named(run):
     for file in (run.checkpoints / "0" / "weights").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(ValueError, match="checkpoint 0 in .* cannot be read"):
+    with pytest.raises(ValueError, match=r"checkpoint 0 in .* cannot be read"):
         run.weights()
 
 

@@ -86,17 +86,18 @@ def from_torch(
 
     `fields` are those of the model's Config. Half precision is widened. A common prefix of all
     names ("module.", "model.model." and the like) is dropped; where an EMA copy lies beside the
-    model, it is taken. Counters and the fixed DFL bins are checked and dropped. `stem` says what
-    the first convolution does when the image has another number of channels than the weights: see
-    `fit_stem`. Anything missing, unexpected, of another shape or not of floating point raises
-    ValueError with the list.
+    model, it is taken. Counters and the fixed DFL bins may be absent; those that are there are
+    checked and dropped. `stem` says what the first convolution does when the image has another
+    number of channels than the weights: see `fit_stem`. Anything missing, unexpected, of another
+    shape or not of floating point raises ValueError with the list.
     """
     entries = _entries(name, fields)
     tensors = _strip_prefix(state_dict, entries[0].torch_name)
     first = entries[0]
     if first.torch_name in tensors:
         tensors[first.torch_name] = fit_stem(tensors[first.torch_name], first.shape, stem)
-    _refuse(name, _mismatches(entries, tensors))
+    needed = [e for e in entries if e.leaf or e.torch_name in tensors]
+    _refuse(name, _mismatches(needed, tensors))
     flat = {
         tuple(e.leaf.split("/")): _to_flax(tensors[e.torch_name], e.kind) for e in entries if e.leaf
     }

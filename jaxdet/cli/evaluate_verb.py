@@ -43,7 +43,8 @@ def evaluate(
     data = _replaced(experiment.data, path=path, classes=opened.class_names, **lists)
     wanted = _replaced(experiment.evaluate, split=split, protocol=protocol)
     experiment = dataclasses.replace(experiment, evaluate=wanted, data=data)
-    summary = scoring.evaluate_run(dataclasses.replace(opened, experiment=experiment), which)
+    changed = dataclasses.replace(opened, experiment=experiment)
+    summary = scoring.evaluate_run(changed, which, other_data=source is not None)
     opened.write_metrics(f"{wanted.split}_{wanted.protocol}", summary)
     print(tables.ap_table(summary))
 

@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     verb, rest = argv[0], argv[1:]
     if verb not in VERBS:
         _fail(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
-    keep_memory()
     _remember_compilations()
+    importlib.import_module("jaxdet.train.parallel").keep_memory()
     _quieten_orbax()
     try:
         importlib.import_module(f"jaxdet.cli.{verb}_verb").main(rest)
@@ -33,25 +33,6 @@ def main(argv: list[str] | None = None) -> None:
         if os.environ.get("JAXDET_DEBUG"):
             raise
         _fail(str(error) + "".join(f"\n  {note}" for note in getattr(error, "__notes__", ())))
-
-
-def keep_memory() -> None:
-    """Makes glibc keep freed memory for the next step instead of giving it back to the system.
-
-    XLA on CPU allocates and frees its buffers at every step. Each time the system must hand out
-    zeroed pages anew, which takes about a quarter of a YOLOv8n step. Elsewhere than on Linux
-    nothing happens.
-    """
-    import ctypes
-
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # of malloc.h
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # no glibc here
-        return
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(arena_max, 1)
 
 
 def _remember_compilations() -> None:

@@ -1,10 +1,12 @@
 """jaxdet train CONFIG --out RUN [--resume] [--train.lr 1e-3 ...]."""
 
+import json
 from typing import Annotated
 
 import tyro
 
 from jaxdet.cli import arguments
+from jaxdet.report import tables
 from jaxdet.train import loop, parallel
 
 
@@ -28,6 +30,8 @@ def main(argv: list[str]) -> None:
             resume: go on with the RUN's last checkpoint if it has one.
         """
         parallel.start_processes()
-        loop.train(experiment, out, resume=resume)
+        run = loop.train(experiment, out, resume=resume)
+        if parallel.process()[0] == 0:
+            print(tables.ap_table(json.loads((run.path / "metrics" / "val.json").read_text())))
 
     tyro.cli(train, prog="jaxdet train", args=argv, config=(tyro.conf.FlagCreatePairsOff,))

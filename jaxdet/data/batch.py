@@ -63,6 +63,8 @@ def train_sample(
     With `mosaic`, the probabilities of mosaic and mixup are those of the config, their partners
     drawn from the whole dataset with replacement; without it there is neither. More boxes than
     `cfg.max_boxes` are an error that names the images: none is ever left out silently.
+    Departs: the reference draws partners from a buffer of recent images unless all are in memory;
+    that would make a sample depend on what was read before it.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, index]))
     augment = cfg.augment

@@ -168,10 +168,10 @@ def _row(words: list[str], where: str, height: int, width: int, num_classes: int
         raise ValueError(
             f"{where}: class is {words[0]}; wanted a whole number from 0 to {num_classes - 1}"
         )
-    if max(cx, cy, wide, high) > 1 + _ROUNDING:
+    largest = max((cx, cy, wide, high), key=abs)
+    if abs(largest) > 1 + _ROUNDING:
         raise ValueError(
-            f"{where}: looks like pixels (max {max(cx, cy, wide, high):g} > 1); wanted fractions of"
-            " the image"
+            f"{where}: looks like pixels (max {abs(largest):g} > 1); wanted fractions of the image"
         )
     x0, x1 = (cx - wide / 2) * width, (cx + wide / 2) * width
     y0, y1 = (cy - high / 2) * height, (cy + high / 2) * height

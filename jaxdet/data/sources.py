@@ -114,6 +114,12 @@ def load(cfg: Data, split: Split) -> Dataset:
     return dataset
 
 
+def digest(*datasets: Dataset) -> str:
+    """16 hexadecimal digits that change when an image moves between these splits, comes or goes."""
+    parts = [(r.name, i) for i, dataset in enumerate(datasets) for r in dataset.records]
+    return folds.digest(*zip(*parts, strict=True))
+
+
 def _dataset(cfg: Data, split: str, names: tuple[str, ...], entries: list[_Entry]) -> Dataset:
     return Dataset(
         class_names=names,

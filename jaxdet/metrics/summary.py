@@ -33,7 +33,8 @@ def summarise(
 
     Keys: protocol, images, truths (those that count), ap50, ap75, ap50_95, precision, recall,
     threshold; per_class, a list of name, images (with such truth), truths, precision, recall,
-    ap50, ap50_95; per_size, a list of name, area_px2, truths, ap50, ap50_95. Under a size, as in
+    ap50, ap50_95; per_size, a list of name, area_px2, truths, precision, recall (at the best F1 of
+    that size), ap50, ap50_95. Under a size, as in
     pycocotools, truths of another area are ignored, what finds them, and false boxes of another.
 
     precision and recall are those at one score for all classes, `threshold`, where F1 at IoU 0.5,
@@ -136,11 +137,15 @@ def _size_row(
     cases: Cases, rules: Protocol, name: str, bounds: tuple[float, float]
 ) -> dict[str, Any]:
     verdict = judge(cases, COCO_THRESHOLDS, rules, bounds)
-    means = _means(areas_by_class(verdict, rules)[1])
+    labels, areas = areas_by_class(verdict, rules)
+    precision, recall, _ = _at_best_f1(verdict, labels)
+    means = _means(areas)
     return {
         "name": name,
         "area_px2": list(bounds),
         "truths": int(verdict.counted.sum()),
+        "precision": _mean(precision),
+        "recall": _mean(recall),
         "ap50": means["ap50"],
         "ap50_95": means["ap50_95"],
     }

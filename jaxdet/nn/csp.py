@@ -66,7 +66,7 @@ def max_pool5(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """The largest value of 5x5 cells about each; outside the map there is nothing.
 
     Rows, then columns, as shifted slices: on CPU ten times faster than XLA's own window reduction.
-    At exact ties the gradient is shared, where that one gives it to the first.
+    Departs: at exact ties the gradient is shared, where the reference gives it to one cell.
     """
     for axis in (1, 2):
         around = [(0, 0)] * 4

@@ -51,18 +51,20 @@ def detect(
     smallest such rectangle, as the reference predicts; another in its square. One compilation a
     shape.
     """
+    pieces = iter(pieces)
+    ahead = list(itertools.islice(pieces, 2))
+    size = batch_size if len(ahead) > 1 else 1  # a single image is a batch of one
     variables = jax.device_put(run.weights(which))
     program = jax.jit(run.predictor(score_threshold).detect)
     multiple = getattr(models.family(run.facts["family"]), "MULTIPLE", None)
-    data, sizes = run.experiment.data, {}
+    data = run.experiment.data
 
     def place(piece: Slice) -> tuple[Slice, np.ndarray, Letterbox]:
         return piece, *letterbox(piece.image, data.image_size, data.pad, multiple=multiple)
 
-    for shape, group in itertools.groupby(map(place, pieces), key=lambda row: row[1].shape):
-        while rows := list(itertools.islice(group, batch_size)):
-            # The first batch of a shape sets its size: a single image is a batch of one.
-            size = sizes[shape] = max(sizes.get(shape, 0), len(rows))
+    placed = map(place, itertools.chain(ahead, pieces))
+    for _, group in itertools.groupby(placed, key=lambda row: row[1].shape):
+        while rows := list(itertools.islice(group, size)):
             yield from _detect_batch(program, variables, rows, size)
 
 

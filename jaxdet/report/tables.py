@@ -19,7 +19,14 @@ def ap_table(summary: Mapping[str, Any]) -> str:
     rows += [_row(row["name"], row) for row in summary["per_class"]]
     rows += [_row(_size_name(row), row) for row in summary["per_size"]]
     lines = _aligned([("class", *_COLUMNS), *rows])
-    return "\n".join([f"AP, protocol {summary['protocol']}{score}", *lines])
+    told = faults(summary.get("faults", {}))
+    return "\n".join([f"AP, protocol {summary['protocol']}{score}{told}", *lines])
+
+
+def faults(counts: Mapping[str, int]) -> str:
+    """Boxes that the data's config clipped or left out, as the end of a sentence; "" for none."""
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return f"; boxes clipped or left out: {told}" if told else ""
 
 
 def _row(name: str, numbers: Mapping[str, Any]) -> tuple[str, ...]:

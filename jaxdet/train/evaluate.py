@@ -83,15 +83,28 @@ def evaluate(
             "not finite. The last good checkpoint is kept; lower train.lr"
         )
     truths = [(r.boxes_xyxy, r.labels, r.crowd, r.area) for r in dataset.records]
-    return metrics.summarise(
-        found, truths, dataset.class_names, protocol=experiment.evaluate.protocol
-    )
+    protocol = experiment.evaluate.protocol
+    summary = metrics.summarise(found, truths, dataset.class_names, protocol=protocol)
+    return {**summary, "faults": dataset.faults}
 
 
-def evaluate_run(run: Run, which: str = "best") -> dict[str, Any]:
-    """The summary of a RUN's own split and protocol, on all local devices."""
+def evaluate_run(run: Run, which: str = "best", *, other_data: bool = False) -> dict[str, Any]:
+    """The summary of a RUN's own split and protocol, on all local devices.
+
+    Unless they are `other_data`, the images must be split as they were when the RUN was trained: a
+    patient that has moved since could be one that was trained on.
+    """
     experiment = run.experiment
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
+    kept = run.facts.get("split_digest")
+    if kept and not other_data:
+        trained = (sources.load(experiment.data, split) for split in ("train", "val"))
+        if sources.digest(*trained) != kept:
+            raise ValueError(
+                f"{run.path}: the images of {experiment.data.path or experiment.data.source} or "
+                "their split have changed since training, so held-out may be no longer held out. "
+                "Give the data it was trained on, or lists of their own with --source"
+            )
     dataset = sources.load(experiment.data, experiment.evaluate.split)
     detect = parallel.map_detect(run.detector().detect)
     variables = parallel.replicate(run.weights(which))

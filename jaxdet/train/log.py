@@ -25,7 +25,9 @@ class Log:
         if main:
             # Rows behind the checkpoint that a resumed run starts from will be written again.
             kept = [r for r in read_rows(self.path) if r["step"] <= start_step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            part = self.path.with_name(self.path.name + ".part")
+            part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            part.replace(self.path)
             self.board = SummaryWriter(
                 str(path / "tensorboard"), purge_step=start_step, write_to_disk=True
             )

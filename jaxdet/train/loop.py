@@ -16,7 +16,7 @@ from jaxdet import models
 from jaxdet import run as runs
 from jaxdet.config import Experiment
 from jaxdet.data import batch as batches
-from jaxdet.data import folds, sources
+from jaxdet.data import sources
 from jaxdet.data.sources import Dataset
 from jaxdet.report import curves, tables
 from jaxdet.run import Run
@@ -47,24 +47,24 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
     """
     data = {split: sources.load(experiment.data, split) for split in ("train", "val")}
     check(experiment, data)
-    run = _open(experiment, out, data, resume)
-    detector = models.from_config(experiment.model)
     plan = optim.plan(
         experiment.train,
         num_images=len(data["train"]),
         num_classes=len(data["train"].class_names),
         steps_per_epoch=batches.steps_per_epoch(len(data["train"]), experiment.train.batch_size),
     )
+    run = _open(experiment, out, data, resume)
+    detector = models.from_config(experiment.model)
     main = parallel.process()[0] == 0
     step = parallel.map_step(make_step(detector, plan))
     detect = parallel.map_detect(detector.detect)
     with run.manager() as manager, _stop_signal(manager) as stop_asked:
-        state, now = _start(run, manager, plan)
+        state, now, source = _start(run, manager, plan)
         logger = log.Log(run.path, experiment.train.log_every, main=main, start_step=now.step)
         logger.say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {plan.optimizer}")
+        logger.say(source)
         for split, dataset in data.items():
-            faults = "".join(f", {n} {kind} boxes set right" for kind, n in dataset.faults.items())
-            logger.say(f"{split}: {len(dataset)} images{faults}")
+            logger.say(f"{split}: {len(dataset)} images{tables.faults(dataset.faults)}")
         state = parallel.replicate(state)
         feed = parallel.prefetch(_batches(experiment, data["train"], now.step))
         try:
@@ -104,7 +104,10 @@ def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
     _check_crowding(experiment, data["train"])
     parallel.check_batch(experiment.train.batch_size, "train.batch_size")
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
-    runs.abstract_variables(experiment)  # traces the model: sides that do not divide are named
+    # Traces the model: sides that do not divide are named.
+    optim.check_patterns(runs.abstract_variables(experiment)["params"], experiment.train)
+    if experiment.train.init_from:
+        runs.open_run(experiment.train.init_from)
 
 
 def _check_crowding(experiment: Experiment, dataset: Dataset) -> None:
@@ -126,8 +129,7 @@ def _open(
     experiment: Experiment, out: str | os.PathLike, data: dict[str, Dataset], resume: bool
 ) -> Run:
     path, main = pathlib.Path(out), parallel.process()[0] == 0
-    parts = [(r.name, i) for i, split in enumerate(data.values()) for r in split.records]
-    digest = folds.digest(*zip(*parts, strict=True))
+    digest = sources.digest(data["train"], data["val"])
     there = (path / "run.json").exists()
     parallel.wait("all have looked")  # before the first process writes it
     if not (there and resume) and (main or there):  # one that is there is refused by everybody
@@ -143,19 +145,21 @@ def _open(
     return dataclasses.replace(run, experiment=experiment)
 
 
-def _start(run: Run, manager: Any, plan: optim.Plan) -> tuple[TrainState, Progress]:
-    """The host state to begin with: the last checkpoint, another RUN's weights, or fresh ones."""
+def _start(run: Run, manager: Any, plan: optim.Plan) -> tuple[TrainState, Progress, str]:
+    """The host state to begin with, and in words where it is from.
+
+    The last checkpoint, or else another RUN's weights, or else fresh ones.
+    """
     cfg = run.experiment.train
     shapes = runs.abstract_variables(run.experiment)
     shapes = jax.eval_shape(lambda variables: init_state(variables, plan), shapes)
-    optim.check_patterns(shapes.params, cfg)
     kept = checkpoint.restore(manager, shapes)
     if kept is not None:
-        return kept[0], Progress(**kept[1])
-    variables = fresh_variables(run.experiment)
+        return kept[0], Progress(**kept[1]), f"resumed at step {kept[1]['step']}"
+    variables, source = fresh_variables(run.experiment), "fresh weights"
     if cfg.init_from:
-        variables = _take_over(variables, runs.open_run(cfg.init_from).weights())
-    return jax.tree.map(np.asarray, init_state(variables, plan)), Progress()
+        variables, source = _take_over(variables, runs.open_run(cfg.init_from).weights())
+    return jax.tree.map(np.asarray, init_state(variables, plan)), Progress(), source
 
 
 def fresh_variables(experiment: Experiment) -> Any:
@@ -169,20 +173,23 @@ def fresh_variables(experiment: Experiment) -> Any:
     return init(jax.random.key(experiment.train.seed), image)
 
 
-def _take_over(fresh: Any, other: Any) -> Any:
-    """`other`'s tensors where name and shape agree; the rest, such as a new head, stays fresh."""
+def _take_over(fresh: Any, other: Any) -> tuple[Any, str]:
+    """`other`'s tensors where name and shape agree, and in words which stayed fresh."""
     found = dict(jax.tree_util.tree_leaves_with_path(other))
-    taken = [0]
+    missed = []
 
     def pick(path: Any, leaf: Any) -> Any:
-        same = path in found and found[path].shape == leaf.shape
-        taken[0] += same
-        return found[path] if same else leaf
+        if path in found and found[path].shape == leaf.shape:
+            return found[path]
+        missed.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+        return leaf
 
     merged = jax.tree_util.tree_map_with_path(pick, fresh)
-    if not taken[0]:
+    total = len(jax.tree.leaves(fresh))
+    if len(missed) == total:
         raise ValueError("train.init_from names a RUN of another model: no tensor fits")
-    return merged
+    told = f"{total - len(missed)} of {total} tensors from train.init_from"
+    return merged, told + (f"; fresh: {', '.join(missed)}" if missed else "")
 
 
 def _batches(experiment: Experiment, dataset: Dataset, start_step: int) -> Iterator[Any]:
@@ -288,7 +295,6 @@ def _finish(run: Run, detect: Any, dataset: Dataset, *, main: bool) -> None:
     curves.curves(log.read_rows(run.path / "train.jsonl"), run.path / "pictures" / "curves.png")
     surest = summary["threshold"] or 0.25  # where F1 is best; nothing found: the usual score
     pictures.truths_and_detections(run, detect, variables, dataset, score_threshold=surest)
-    print(tables.ap_table(summary))
 
 
 @contextlib.contextmanager

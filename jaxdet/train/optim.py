@@ -139,7 +139,10 @@ def is_bias(name: str) -> bool:
 
 
 def factor_of(name: str, cfg: Train) -> float:
-    """What multiplies a parameter's learning rate; 0 where a `freeze` pattern matches."""
+    """What multiplies a parameter's learning rate; 0 where a `freeze` pattern matches.
+
+    Frozen modules still follow the batches with their BatchNorm statistics, as in the reference.
+    """
     if any(re.search(pattern, name) for pattern in cfg.freeze):
         return 0.0
     factor = 1.0

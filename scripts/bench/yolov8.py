@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdet import bridge, models
-from jaxdet.cli.main import keep_memory
+from jaxdet import run as runs
 from jaxdet.config import Train
 from jaxdet.data.transforms import letterbox
 from jaxdet.models import yolov8
@@ -595,15 +595,6 @@ def table(rows: list[dict], found: list[dict], names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def device_name() -> str:
-    """The accelerator, or the CPU's model as the kernel names it, else as Python does."""
-    if jax.default_backend() != "cpu":
-        return jax.devices()[0].device_kind
-    info = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -637,7 +628,7 @@ def arguments(gpu: bool) -> argparse.Namespace:
 
 
 def main() -> None:
-    keep_memory()  # as the command line does, for every side that lives in this process
+    parallel.keep_memory()  # as the command line does, for every side that lives in this process
     gpu = jax.default_backend() == "gpu"
     args = arguments(gpu)
     if args.first_call:
@@ -674,7 +665,7 @@ def describe(args: argparse.Namespace, gpu: bool) -> dict[str, Any]:
         notes["load"] = f"not quiet: load average {load:.1f} at the start; do not use the numbers"
         say(notes["load"])
     return {
-        "device": device_name(),
+        "device": runs.device_name(),
         "cores": cores(),
         "versions": versions(),
         "date": datetime.date.today().isoformat(),
@@ -685,6 +676,7 @@ def describe(args: argparse.Namespace, gpu: bool) -> dict[str, Any]:
             "truths": TRUTHS,
             "padded_truths": MOST,
             "train_dtype": "bfloat16" if gpu else "float32",
+            "allocator": "glibc keeps freed memory (parallel.keep_memory), for all sides",
         },
         "notes": notes,
         "merged": [],

@@ -17,7 +17,6 @@ import json
 import pathlib
 
 import cv2
-import jax
 import numpy as np
 
 from jaxdet import run as runs
@@ -98,7 +97,7 @@ def dicom(
     ious = [row["iou"] for row in rows]
     content = {
         "date": datetime.date.today().isoformat(),
-        "device": jax.devices()[0].device_kind,
+        "device": runs.device_name(),
         "versions": runs.versions(),
         "run": {"config": "configs/yolov8n_msd_liver.py", "seed": opened.experiment.train.seed},
         "series": "20 slices of a real contrast CT, labels made by a model (TotalSegmentator)",

@@ -10,9 +10,6 @@ import dataclasses
 import datetime
 import os
 import pathlib
-import platform
-
-import jax
 
 from jaxdet import run as runs
 from jaxdet.config import to_json
@@ -35,7 +32,7 @@ def main() -> None:
     summary = evaluate.evaluate_run(run)
     content = {
         "date": datetime.date.today().isoformat(),
-        "device": f"{jax.devices()[0].device_kind} ({platform.processor() or platform.machine()})",
+        "device": runs.device_name(),
         "cores": os.cpu_count(),
         "versions": runs.versions(),
         "note": chosen.note,

@@ -55,6 +55,7 @@ GOOD = "0 .5 .5 .1 .1\n"
         ("0 inf .5 .1 .1", "cx is 'inf', no finite number"),
         ("0 .5 .5 .1 wide", "height is 'wide', no number"),
         ("0 431 .5 .1 .1", r"looks like pixels \(max 431 > 1\)"),
+        ("0 -50 .5 .1 .1", r"looks like pixels \(max 50 > 1\)"),
     ],
 )
 def test_broken_rows_name_file_and_line(tmp_path, line, message):

@@ -20,9 +20,24 @@ def test_the_whole_table():
     assert lines[2].split() == ["all", "1", "1", "1.0000", "1.0000", "0.9950", "0.9950"]
     assert lines[3].split() == ["lesion", "1", "1", "1.0000", "1.0000", "0.9950", "0.9950"]
     assert lines[4].split() == ["cyst", "0", "0", "-", "-", "-", "-"]
-    assert lines[5].split() == ["small", "(0-32", "px)", "-", "1", "-", "-", "0.9950", "0.9950"]
+    assert lines[5].split() == [
+        "small",
+        "(0-32",
+        "px)",
+        "-",
+        "1",
+        "1.0000",
+        "1.0000",
+        "0.9950",
+        "0.9950",
+    ]
     assert lines[7].split() == ["large", "(96-...", "px)", "-", "0", "-", "-", "-", "-"]
     assert len(lines) == 8
+
+
+def test_faults_of_the_data_are_told():
+    text = ap_table({**summary(["lesion"]), "faults": {"degenerate": 2}})
+    assert text.splitlines()[0].endswith("; boxes clipped or left out: 2 degenerate")
 
 
 def test_columns_stand_below_each_other_whatever_the_name():

@@ -1,14 +1,12 @@
 """Two processes with two devices each are one run: the same steps, one RUN, one evaluation."""
 
 import json
-import os
-import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
 
+import child
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -39,7 +37,6 @@ found = evaluate.detect_all(detect, weights, dataset, experiment, progress=False
 np.savez(f"{out}_{parallel.process()[0]}.npz", **found._asdict())
 """
 
-MAIN = "from jaxdet.cli.main import main; main()"
 CONFIG = """
 import toy
 from jaxdet import models
@@ -51,30 +48,13 @@ def experiment():
 """
 
 
-def start(program, arguments, devices, told, **more):
-    """A Python process with some fake devices."""
-    env = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "PYTHONPATH": os.pathsep.join(
-            [str(pathlib.Path(__file__).parent), str(pathlib.Path(runs.__file__).parents[1])]
-        ),
-        **more,
-    }
-    with open(told, "wb") as file:
-        argv = [sys.executable, "-c", program, *map(str, arguments)]
-        return subprocess.Popen(argv, env=env, stdout=file, stderr=file)
-
-
 def start_two(program, arguments, folder):
     """Two processes with two devices each that know of each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{free.getsockname()[1]}"
     return [
-        start(
+        child.start(
             program,
             arguments,
             2,
@@ -121,7 +101,7 @@ def assert_close(a, b, tolerance):
 def test_two_processes_are_one_run(tmp_path, monkeypatch):
     toy.enlist(monkeypatch.setitem)
     one, two = tmp_path / "one", tmp_path / "two"
-    alone = start(TOY, [one], 4, tmp_path / "alone.log")
+    alone = child.start(TOY, [one], 4, tmp_path / "alone.log")
     pair = start_two(TOY, [two], tmp_path)
     assert finish([alone, *pair], tmp_path) == [0, 0, 0], said(tmp_path)
 
@@ -169,8 +149,10 @@ def test_the_command_trains_yolov8_in_two_processes(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
     one, two = tmp_path / "one", tmp_path / "two"
     command = ["train", tmp_path / "config.py", "--out"]
-    assert finish([start(MAIN, [*command, one], 4, tmp_path / "alone.log")], tmp_path, 400) == [0]
-    pair = start_two(MAIN, [*command, two], tmp_path)
+    assert finish(
+        [child.start(child.COMMAND, [*command, one], 4, tmp_path / "alone.log")], tmp_path, 400
+    ) == [0]
+    pair = start_two(child.COMMAND, [*command, two], tmp_path)
     assert finish(pair, tmp_path, 400) == [0, 0], said(tmp_path)
     for field in ("params", "ema"):
         assert_close(state_of(two)[field], state_of(one)[field], 1e-5)
