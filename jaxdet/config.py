@@ -170,7 +170,7 @@ class Train:
     clip_norm: float = 10.0  # global gradient norm
     ema_decay: float = 0.9999
     ema_tau: float = 2000.0  # steps
-    patience: int = 100  # epochs without a better fitness
+    patience: int = 100  # epochs without a better fitness; 0 never stops
     fitness: Literal["classic", "map", "ap50"] = "classic"  # 0.1 AP50 + 0.9 AP50-95, AP50-95, AP50
     freeze: tuple[str, ...] = ()  # regular expressions on parameter paths such as "backbone/"
     lr_factors: tuple[tuple[str, float], ...] = ()  # (pattern, factor) on parameter paths
@@ -184,7 +184,7 @@ class Train:
         _at_least(self, 0, "lr", "final_lr", "weight_decay", "warmup_epochs", "warmup_bias_lr")
         _at_least(self, 0, "momentum", "warmup_momentum", "ema_decay", "warmup_min_steps", "seed")
         _above_zero(self, "clip_norm", "ema_tau")
-        if self.patience < self.evaluate_every:
+        if 0 < self.patience < self.evaluate_every:
             raise ValueError(
                 f"Train.patience is {self.patience} epochs, but only every {self.evaluate_every} "
                 "are evaluated: nothing could ever be better. Raise patience"
