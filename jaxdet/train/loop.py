@@ -219,9 +219,8 @@ def _epoch(
     """The rest of the current epoch, or less of it when a signal asks to stop."""
     epoch, done = divmod(now.step, plan.steps_per_epoch)
     logger.epoch(epoch, plan.epochs, plan.steps_per_epoch, done)
-    waiting: list[
-        tuple[int, Any, Any]
-    ] = []  # looked at one step late: no device waits for the host
+    # Looked at one step late, so that no device waits for the host.
+    waiting: list[tuple[int, Any, Any]] = []
     for _ in range(done, plan.steps_per_epoch):
         batch = next(feed)
         state, scalars = step(state, batch)

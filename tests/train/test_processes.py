@@ -113,8 +113,8 @@ def test_two_processes_are_one_run(tmp_path, monkeypatch):
         assert a.keys() == b.keys()
         assert list(a.values()) == pytest.approx(list(b.values()), rel=1e-4)
     assert (two / "pictures" / "contact_sheet.png").exists()
-    assert "AP, protocol" in (tmp_path / "0.log").read_text()
-    assert "AP, protocol" not in (tmp_path / "1.log").read_text()
+    assert "] epoch 2 step 6 " in (tmp_path / "0.log").read_text()
+    assert "] epoch " not in (tmp_path / "1.log").read_text()
 
     wanted, *both = (np.load(f"{path}.npz") for path in (f"{one}_0", f"{two}_0", f"{two}_1"))
     assert len(wanted["scores"]) % 4  # the shares and their last batches are not full
@@ -127,10 +127,11 @@ def test_two_processes_are_one_run(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_both_at_the_same_step(tmp_path, monkeypatch):
     toy.enlist(monkeypatch.setitem)
-    program = TOY.replace("epochs=3", "epochs=300, evaluate_every=300")
+    program = TOY.replace("epochs=3", "epochs=300, evaluate_every=300, patience=0")
     pair = start_two(program, [tmp_path / "run"], tmp_path)
     until = time.monotonic() + 120
-    while not log.read_rows(tmp_path / "run" / "train.jsonl") and time.monotonic() < until:
+    while not log.read_rows(tmp_path / "run" / "train.jsonl"):
+        assert pair[0].poll() is None and time.monotonic() < until, said(tmp_path)
         time.sleep(0.05)
     pair[1].send_signal(signal.SIGTERM)
     assert finish(pair, tmp_path) == [143, 143], said(tmp_path)
@@ -159,3 +160,5 @@ def test_the_command_trains_yolov8_in_two_processes(tmp_path):
     ours, theirs = (json.loads((p / "metrics" / "val.json").read_text()) for p in (two, one))
     assert ours["ap50"] == pytest.approx(theirs["ap50"], abs=1e-3)
     assert (two / "pictures" / "curves.png").exists()
+    assert "AP, protocol yolo" in (tmp_path / "0.log").read_text()
+    assert "AP, protocol" not in (tmp_path / "1.log").read_text()
