@@ -24,10 +24,10 @@ def experiment() -> Experiment:
             fractions=(0.8, 0.2, 0.0),
             cache="ram",
             max_boxes=40,
-            augment=Augment(scale=0.3, close_mosaic=4),
+            augment=Augment(scale=0.3, close_mosaic=5),
         ),
         train=Train(
-            epochs=14,
+            epochs=20,
             batch_size=16,
             nominal_batch=16,
             optimizer="adamw",

@@ -7,6 +7,7 @@ boxes are drawn on the pixels as they are stored.
 
 import os
 import pathlib
+import re
 import struct
 import zlib
 from typing import BinaryIO
@@ -32,6 +33,9 @@ _MAGIC = {
 _LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B: ITU-R BT.601
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
+# In the coded data of a JPEG: 0xFF and what is neither a stuffed zero, a restart nor filling.
+_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+
 
 def read(path: str | os.PathLike, channels: int | None = None) -> Shaped[np.ndarray, "H W C"]:
     """The pixels of an image file, uint8, uint16, int16 or float32.
@@ -40,7 +44,8 @@ def read(path: str | os.PathLike, channels: int | None = None) -> Shaped[np.ndar
     the channel axis; an npy holds [H, W] or [H, W, C]. With `channels`, a grey file asked for as 3
     is repeated and an RGB file asked for as 1 goes through BT.601 luma; every other mismatch is a
     ValueError. A file that is missing, corrupt, truncated or of another kind is a ValueError that
-    names it.
+    names it. What no reader can tell: JPEG data that were changed and are still grammatical, such
+    as zeros in the middle or an end marker put early; PNG has checksums.
     """
     path = pathlib.Path(path)
     try:
@@ -153,7 +158,11 @@ def _check_jpeg(data: bytes) -> None:
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         at += 1 if data[at + 1] == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
-    if data.rfind(b"\xff\xd9") < at:
+    while (found := _MARKER.search(data, at)) and found[0][-1] != 0xD9:
+        if found[0][-1] < 0xC0:
+            raise ValueError(f"corrupt JPEG: no marker may stand at byte {found.start()}")
+        at = found.end() + struct.unpack_from(">H", data, found.end())[0]
+    if not found:
         raise ValueError("truncated JPEG: its end marker is missing")
 
 

@@ -219,3 +219,17 @@ def test_nan_is_an_error_with_the_file(bad):
 def test_an_empty_window_is_an_error():
     with pytest.raises(ValueError, match=r"data\.window_hu wants .* got \(5\.0, 5\.0\)"):
         images.to_range(noise((2, 2, 1)), (5.0, 5.0))
+
+
+def test_damage_inside_a_jpeg_is_an_error(tmp_path):
+    rng = np.random.default_rng(0)
+    coded = cv2.imencode(".jpg", rng.integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
+    middle = len(coded) // 2
+    path = tmp_path / "a.jpg"
+    path.write_bytes(coded[:middle] + b"\xff\x07" + coded[middle + 2 :])
+    with pytest.raises(ValueError, match=r"a\.jpg: .*corrupt JPEG: no marker may stand at byte"):
+        images.read(path)
+    progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_RST_INTERVAL, 2]
+    sound = cv2.imencode(".jpg", rng.integers(0, 256, (64, 64, 3), np.uint8), progressive)[1]
+    path.write_bytes(sound.tobytes() + b"\xff\x07 what follows the end is nobody's business")
+    assert images.read(path).shape == (64, 64, 3)
