@@ -10,7 +10,7 @@ phantom    the built-in CT
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 _MODULES = (
     "batch", "folds", "formats", "formats_coco", "formats_voc", "formats_yolo", "images", "layouts",
@@ -18,7 +18,7 @@ _MODULES = (
 )  # fmt: skip
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"jaxdet.data.{name}")
     raise AttributeError(f"module 'jaxdet.data' has no attribute {name!r}")
