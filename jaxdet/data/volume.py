@@ -1,67 +1,153 @@
 """How does a CT on disk become Hounsfield units with a place in the patient?
 
-Read are a folder that holds one DICOM series and one NIfTI file. SimpleITK is loaded inside the
-functions, so that a machine without it can still train on prepared data. Of a DICOM header only
-geometry, pixels, modality and series UID are looked at: no name, date or number of the patient
-leaves this file.
+    DICOM folder -> dicom.py \\
+                               Volume -> NaN, header that lies -> to_lps -> slices
+    NIfTI file   -> nifti.py /
+
+Boxes and masks travel between the pixels of a slice, patient mm (LPS) and other grids. SimpleITK is
+loaded inside the functions, so that a machine without it can still train on prepared data. No name,
+date or number of a patient leaves this room.
 """
 
-import contextlib
-import gzip
-import math
+import dataclasses
+import itertools
 import pathlib
-import struct
-import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped, UInt8
 
+from jaxdet.data import dicom, nifti
+from jaxdet.data.dicom import is_dicom
+from jaxdet.data.dicom_pixels import AIR_HU
+from jaxdet.data.nifti import is_nifti
 from jaxdet.types import Volume
 
-UNEVEN = 0.01  # share of the slice step by which a gap may differ from the others
-MODALITY = "0008|0060"  # the only text of a header that is read
-NO_HU = ("MR", "PT", "NM", "US")  # modalities whose numbers are no Hounsfield units
-IMAGE_CLASSES = (
-    b"1.2.840.10008.5.1.4.1.1.2",
-    b"1.2.840.10008.5.1.4.1.1.7",
-)  # CT; secondary capture
+__all__ = ["AIR_HU", "Correction", "box_to_mm", "box_to_px", "corrected", "is_dicom", "is_nifti"]
+__all__ += ["read", "read_labels", "resample", "resample_mask", "same_grid", "to_lps"]
+
+Number = float | int
+SAME = 0.05  # of the smallest voxel side: how far the corners of one grid may lie from another's
 
 
-def read(path: str | pathlib.Path, series_uid: str | None = None) -> Volume:
+@dataclasses.dataclass(frozen=True)
+class Correction:
+    """What is true where the header of a data set lies. Empty: the header is right after all."""
+
+    spacing_mm: tuple[Number, Number, Number] | None = None  # x, y, z
+    reverse_z: bool = False  # the slices are stored the other way round
+    stored_window_hu: tuple[Number, Number] | None = None  # what 0 and 255 stand for
+
+
+def read(
+    path: str | pathlib.Path,
+    series_uid: str | None = None,
+    *,
+    nan: Literal["error", "fill"] = "error",
+    gaps: Literal["error", "allow"] = "error",
+    prefer: Literal["qform", "sform"] | None = None,
+    correction: Correction | None = None,
+) -> Volume:
     """The volume of a DICOM folder or a .nii or .nii.gz file in HU [Z, Y, X], axes as stored.
 
-    HU come through slope and intercept. DICOM slices are sorted by position along their normal
-    (axial: from feet to head). Tilted gantries keep their shear: the third column of `direction`
-    is then not normal to the slices. ValueError, with the file and the way out, for a missing,
-    broken or truncated file, several series and none named, gaps or doubles between the slices,
-    and numbers that are not finite.
+    HU come through slope and intercept, of each slice its own. DICOM slices are sorted by position
+    along their normal (axial: from feet to head). Tilted gantries keep their shear: the third
+    column of `direction` is then not normal to the slices. Padding is air (-1024 HU).
+
+    `nan="fill"` makes NaN and infinity air; `gaps="allow"` interpolates uneven or missing slices
+    onto even ones; `prefer` settles a NIfTI whose two orientations differ; `correction` replaces
+    what a lying header says. Each is counted in `Volume.faults`; without them each is a ValueError.
+    So is, with the file and the way out: a missing, broken or truncated file, several series and
+    none named, absurd sizes, a decoder that is missing, no pixel spacing, and a CT of 8 bits that
+    is nowhere negative and claims 1 x 1 x 1 mm (as PLC-CECT does, whose numbers are a window).
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        volume = _read_dicom(path, series_uid)
-    elif path.is_file():
-        volume = _read_nifti(path)
-    else:
-        raise ValueError(f"{path} does not exist: wanted a DICOM folder or a .nii or .nii.gz file")
-    bad = int(np.count_nonzero(~np.isfinite(volume.hu)))
-    if bad:
-        raise ValueError(_not_finite(path, bad))
+    volume, bits = _read(pathlib.Path(path), series_uid, gaps, prefer)
+    volume = _finite(volume, nan)
+    known = correction is not None and correction.spacing_mm is not None
+    if "no_spacing" in volume.faults and not known:
+        raise ValueError(
+            f"{path} has no pixel spacing, so nothing could be told in mm. If you know it, pass "
+            "correction=Correction(spacing_mm=(x, y, z))"
+        )
+    if correction is not None:
+        return corrected(volume, **vars(correction))
+    if bits == 8 and np.allclose(volume.spacing_mm, 1.0, atol=1e-6) and volume.hu.min() >= 0:
+        raise ValueError(
+            f"{path} has 8-bit values from {volume.hu.min():g} to {volume.hu.max():g} and claims 1 "
+            "x 1 x 1 mm: a picture under a window, whose header lies. Pass correction=Correction("
+            "spacing_mm=(x, y, z), stored_window_hu=(low, high), reverse_z=...) with what its "
+            "source says, or Correction() if all is true"
+        )
     return volume
 
 
-def is_dicom(path: pathlib.Path) -> bool:
-    """Whether a file carries the DICOM mark at byte 128. A DICOMDIR, an index, does not count."""
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def read_labels(
+    path: str | pathlib.Path,
+    like: Volume,
+    *,
+    prefer: Literal["qform", "sform"] | None = None,
+    correction: Correction | None = None,
+) -> UInt8[np.ndarray, "Z Y X"]:
+    """The labels 0 to 255 of a mask file, on the grid of `like` (nearest voxel where it differs).
+
+    `like` may be in LPS order, the file need not. A file whose header lies takes the correction
+    that the CT took (its window does not count). ValueError for labels that are no whole numbers
+    from 0 to 255, and for a mask that does not meet the volume at all.
+    """
+    labels, _ = _read(pathlib.Path(path), None, "error", prefer)
+    if correction is not None:
+        labels = corrected(labels, **vars(dataclasses.replace(correction, stored_window_hu=None)))
+    low, high = labels.hu.min(), labels.hu.max()
+    if not (low >= 0 and high <= 255 and np.array_equal(labels.hu, np.round(labels.hu))):
+        raise ValueError(
+            f"{path} has values from {low:g} to {high:g}: a mask wants whole numbers 0 to 255. "
+            "Is it a CT?"
+        )
+    turned = to_lps(labels)
+    if same_grid(turned, like):
+        return turned.hu.astype(np.uint8)
+    there = resample_mask(turned.hu.astype(np.uint8), turned, like)
+    if high > 0 and not there.any():
+        raise ValueError(
+            f"{path} and {like.source} do not meet: {describe(turned)} against {describe(like)}. "
+            "Is it the mask of another patient?"
+        )
+    return there
 
 
-def is_nifti(path: pathlib.Path) -> bool:
-    """Whether a file's name says NIfTI."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+def corrected(
+    volume: Volume,
+    *,
+    spacing_mm: tuple[Number, Number, Number] | None = None,
+    reverse_z: bool = False,
+    stored_window_hu: tuple[Number, Number] | None = None,
+) -> Volume:
+    """The volume with what is true in place of what its header said; None and False change nothing.
+
+    `reverse_z` turns the slices round and leaves the header's place of the first slice.
+    `stored_window_hu` (low, high): numbers 0 to 255 were HU clipped to that window; HU outside of
+    it are lost. The origin stays, so positions are true up to a shift. Counted in `faults`.
+    """
+    faults = dict(volume.faults)
+    hu, spacing = volume.hu, volume.spacing_mm
+    if spacing_mm is not None:
+        if not min(spacing_mm) > 0:
+            raise ValueError(f"spacing_mm wants three numbers above 0; got {spacing_mm}")
+        spacing, faults["spacing_corrected"] = _three(spacing_mm), 1
+        faults.pop("no_spacing", None)
+    if reverse_z:
+        hu, faults["slices_reversed"] = np.ascontiguousarray(hu[::-1]), 1
+    if stored_window_hu is not None:
+        low, high = stored_window_hu
+        if not low < high or (hu.size and not (hu.min() >= 0 and hu.max() <= 255)):
+            raise ValueError(
+                f"{volume.source} has values from {hu.min():g} to {hu.max():g}; a window stored in "
+                f"8 bits wants 0 to 255, and (low, high) with low < high; got {stored_window_hu}"
+            )
+        hu = (hu * ((high - low) / 255) + low).astype(np.float32)
+        faults["window_undone"] = 1
+    return dataclasses.replace(volume, hu=hu, spacing_mm=spacing, faults=faults)
 
 
 def to_lps(volume: Volume) -> Volume:
@@ -83,12 +169,12 @@ def to_lps(volume: Volume) -> Volume:
     hu = volume.hu.transpose([2 - axis for axis in reversed(axes)])
     hu = hu[tuple(slice(None, None, -1 if flip else 1) for flip in reversed(flips))]
     signs = np.where(flips, -1.0, 1.0)
-    return Volume(
+    return dataclasses.replace(
+        volume,
         hu=np.ascontiguousarray(hu),
         spacing_mm=_three(volume.spacing_mm[axis] for axis in axes),
         origin_mm=_three(volume.to_mm(first)[0]),
         direction=tuple(float(v) for v in (cosines[:, axes] * signs).ravel()),
-        source=volume.source,
     )
 
 
@@ -99,12 +185,124 @@ def box_to_mm(volume: Volume, z: int, box_xyxy: Float[np.ndarray, "4"]) -> dict[
     whose whole numbers are pixel centres, it reaches from x0 - 0.5 to x1 - 0.5. ValueError for a
     slice that is not there.
     """
-    if not 0 <= z < volume.hu.shape[0]:
-        raise ValueError(f"{volume.source} has slices 0 to {volume.hu.shape[0] - 1}; got slice {z}")
+    _check_slice(volume, z)
     x0, y0, x1, y1 = np.asarray(box_xyxy, np.float64)
     centre = volume.to_mm(np.array([[(x0 + x1 - 1) / 2, (y0 + y1 - 1) / 2, z]], np.float64))[0]
     size = [(x1 - x0) * volume.spacing_mm[0], (y1 - y0) * volume.spacing_mm[1]]
     return {"center_mm": [float(v) for v in centre], "size_mm": [float(v) for v in size]}
+
+
+def box_to_px(
+    volume: Volume, place: Mapping[str, Sequence[float]]
+) -> tuple[int, Float[np.ndarray, "4"]]:
+    """The slice and the box in its pixels of a place in mm: the inverse of `box_to_mm`.
+
+    `place` has `center_mm` and `size_mm`; size runs along the volume's own x and y. The slice is
+    the nearest one (a tie goes to the even one). ValueError for a place above or below the volume.
+    """
+    x, y, z = volume.to_voxels(np.array([place["center_mm"]], np.float64))[0]
+    _check_slice(volume, round(float(z)))
+    half = np.array(place["size_mm"], np.float64) / volume.spacing_mm[:2] / 2
+    box = np.concatenate([np.array([x, y]) + 0.5 - half, np.array([x, y]) + 0.5 + half])
+    return round(float(z)), box.astype(np.float32)
+
+
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Whether two volumes have voxels at the same places: shape, and corners to 5 % of a voxel."""
+    if a.hu.shape != b.hu.shape:
+        return False
+    ends = [(0.0, n - 1.0) for n in a.hu.shape[::-1]]
+    corners = np.array(list(itertools.product(*ends)))
+    apart = np.linalg.norm(a.to_mm(corners) - b.to_mm(corners), axis=1).max()
+    return bool(apart <= SAME * min(*a.spacing_mm, *b.spacing_mm))
+
+
+def resample(volume: Volume, like: Volume) -> Volume:
+    """The volume on the grid of another one, linear between voxels; outside it is air."""
+    import SimpleITK as sitk
+
+    if same_grid(volume, like):
+        return volume
+    image = sitk.Resample(
+        _to_itk(volume.hu, volume),
+        _to_itk(like.hu, like),
+        sitk.Transform(),
+        sitk.sitkLinear,
+        AIR_HU,
+    )
+    return dataclasses.replace(
+        like,
+        hu=sitk.GetArrayFromImage(image),
+        source=volume.source,
+        faults=volume.faults | {"resampled": 1},
+    )
+
+
+def resample_mask(
+    mask: Shaped[np.ndarray, "Z Y X"], volume: Volume, like: Volume
+) -> Shaped[np.ndarray, "z y x"]:
+    """A mask (bool or uint8) on the grid of `volume`, on that of `like`: the nearest voxel's label.
+
+    Outside it is 0. ValueError where mask and volume differ in shape.
+    """
+    import SimpleITK as sitk
+
+    if mask.shape != volume.hu.shape:
+        raise ValueError(
+            f"the mask of {volume.source} has shape {mask.shape}, the volume {volume.hu.shape}"
+        )
+    if same_grid(volume, like):
+        return mask
+    image = sitk.Resample(
+        _to_itk(mask.astype(np.uint8), volume),
+        _to_itk(like.hu, like),
+        sitk.Transform(),
+        sitk.sitkNearestNeighbor,
+        0.0,
+    )
+    return sitk.GetArrayFromImage(image).astype(mask.dtype)
+
+
+def describe(volume: Volume) -> str:
+    """The grid of a volume in words: voxels, spacing, place of the first."""
+    sizes = " x ".join(str(n) for n in volume.hu.shape[::-1])
+    spacing = " x ".join(f"{v:.4g}" for v in volume.spacing_mm)
+    origin = ", ".join(f"{v:.1f}" for v in volume.origin_mm)
+    return f"{sizes} voxels of {spacing} mm from ({origin})"
+
+
+def _read(path: pathlib.Path, series_uid: str | None, gaps: str, prefer: Any) -> tuple[Volume, int]:
+    if path.is_dir():
+        return dicom.read(path, series_uid, gaps)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: wanted a DICOM folder or a .nii or .nii.gz file")
+    if not is_nifti(path):
+        hint = "wanted a DICOM folder, .nii or .nii.gz"
+        if is_dicom(path):
+            hint = "give the folder it lies in"
+        raise ValueError(f"{path} is no CT volume that can be read by itself: {hint}")
+    return nifti.read(path, prefer)
+
+
+def _finite(volume: Volume, nan: str) -> Volume:
+    bad = ~np.isfinite(volume.hu)
+    count, slices = int(bad.sum()), np.flatnonzero(bad.any(axis=(1, 2)))
+    if not count:
+        return volume
+    if nan == "error":
+        raise ValueError(
+            f"{volume.source} has {count} voxels that are NaN or infinite, first in slice "
+            f"{slices[0]} of {len(slices)} such: export the volume again, or make them air with "
+            'nan="fill"'
+        )
+    volume.hu[bad] = AIR_HU
+    faults = volume.faults | {"nan_voxels": count, "nan_slices": len(slices)}
+    return dataclasses.replace(volume, faults=faults)
+
+
+def _check_slice(volume: Volume, z: int) -> None:
+    if not 0 <= z < volume.hu.shape[0]:
+        raise ValueError(f"{volume.source} has slices 0 to {volume.hu.shape[0] - 1}; got slice {z}")
 
 
 def _nearest_axes(cosines: Float[np.ndarray, "3 3"]) -> list[int]:
@@ -117,223 +315,14 @@ def _nearest_axes(cosines: Float[np.ndarray, "3 3"]) -> list[int]:
     return axes
 
 
-def _read_dicom(folder: pathlib.Path, series_uid: str | None) -> Volume:
+def _to_itk(values: Shaped[np.ndarray, "Z Y X"], grid: Volume) -> Any:
     import SimpleITK as sitk
 
-    names = _series_files(sitk, folder, series_uid)
-    images = [_read_slice(sitk, name) for name in names]
-    origins = np.array([image.GetOrigin() for image in images])
-    cosines = np.array(images[0].GetDirection()).reshape(3, 3)
-    for name, image in zip(names, images, strict=True):
-        if not _alike(image, images[0]):
-            raise ValueError(
-                f"{name} has another size, pixel spacing or orientation than {names[0]}: "
-                "keep one series of parallel slices in the folder"
-            )
-    order = np.argsort(origins @ cosines[:, 2], kind="stable")
-    origins, names = origins[order], [names[i] for i in order]
-    step = _slice_step(folder, names, origins, cosines[:, 2], images[0].GetSpacing()[2])
-    length = float(np.linalg.norm(step))
-    return Volume(
-        hu=np.concatenate([sitk.GetArrayViewFromImage(images[i]) for i in order]),
-        spacing_mm=_three((*images[0].GetSpacing()[:2], length)),
-        origin_mm=_three(origins[0]),
-        direction=tuple(float(v) for v in np.column_stack([cosines[:, :2], step / length]).ravel()),
-        source=str(folder),
-    )
-
-
-def _series_files(sitk: Any, folder: pathlib.Path, series_uid: str | None) -> list[str]:
-    """The files of the one series that is meant. A slice GDCM cannot read is an error, no gap."""
-    find = sitk.ImageSeriesReader
-    with _without_warnings(sitk):
-        series = {
-            uid: list(find.GetGDCMSeriesFileNames(str(folder), uid))
-            for uid in find.GetGDCMSeriesIDs(str(folder))
-        }
-    readable = {pathlib.Path(name).name for names in series.values() for name in names}
-    for file in sorted(folder.iterdir()):
-        if file.name not in readable and _should_be_slice(file):
-            raise ValueError(
-                f"{file} is truncated or no DICOM: copy it again, or take it out of the folder"
-            )
-    if not series:
-        what = "is empty" if not any(folder.iterdir()) else "holds no DICOM image"
-        raise ValueError(f"{folder} {what}: give the folder in which the .dcm files themselves lie")
-    if series_uid is None and len(series) == 1:
-        return next(iter(series.values()))
-    if series_uid in series:
-        return series[series_uid]
-    found = "; ".join(f"{uid or '(no UID)'}: {len(names)} slices" for uid, names in series.items())
-    asked = "none was named" if series_uid is None else f"{series_uid!r} is not among them"
-    raise ValueError(
-        f"{folder} holds {len(series)} series and {asked}. They are {found}. "
-        "Name one with series_uid, or give it a folder of its own"
-    )
-
-
-def _should_be_slice(file: pathlib.Path) -> bool:
-    if not is_dicom(file):
-        return file.suffix.lower() in (".dcm", ".ima") and file.is_file()
-    with file.open("rb") as opened:
-        head = opened.read(1024)
-    # Reports and structure sets may lie beside a series; only images are missed.
-    return any(uid in head for uid in IMAGE_CLASSES)
-
-
-def _read_slice(sitk: Any, name: str) -> Any:
-    image = _read_grey(sitk, name)
-    kind = image.GetMetaData(MODALITY).strip() if image.HasMetaDataKey(MODALITY) else "CT"
-    if kind in NO_HU:
-        raise ValueError(f"{name} is {kind}, which has no Hounsfield units: give a CT series")
-    if image.GetSize()[2] != 1:
-        raise ValueError(
-            f"{name} holds {image.GetSize()[2]} frames: wanted one slice a file. "
-            "Make it a NIfTI first, for example with dcm2niix"
-        )
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(grid.spacing_mm)
+    image.SetOrigin(grid.origin_mm)
+    image.SetDirection(grid.direction)
     return image
-
-
-def _read_grey(sitk: Any, name: str) -> Any:
-    """One file as float32 with its slope and intercept. ValueError unless it is grey and 3-D."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(name)
-    reader.SetOutputPixelType(sitk.sitkFloat32)
-    try:
-        with _without_warnings(sitk):
-            reader.ReadImageInformation()
-            size, parts = reader.GetSize(), reader.GetNumberOfComponents()
-            image = reader.Execute() if len(size) == 3 and parts == 1 else None
-    except RuntimeError as error:
-        why = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"{name} cannot be read ({why}): copy or export it again") from None
-    if image is None:
-        raise ValueError(
-            f"{name} has size {tuple(size)} and {parts} values a voxel: wanted one grey volume "
-            "[Z, Y, X]. Write the one that is meant to a file of its own"
-        )
-    return image
-
-
-def _alike(image: Any, first: Any) -> bool:
-    pairs = (image.GetDirection(), first.GetDirection()), (image.GetSpacing(), first.GetSpacing())
-    return image.GetSize() == first.GetSize() and all(np.allclose(*p, atol=1e-3) for p in pairs)
-
-
-def _slice_step(
-    folder: pathlib.Path,
-    names: list[str],
-    origins: Float[np.ndarray, "Z 3"],
-    normal: Float[np.ndarray, "3"],
-    thickness_mm: float,
-) -> Float[np.ndarray, "3"]:
-    """From one slice to the next in mm, all alike. ValueError names the first gap or double."""
-    if len(origins) == 1:
-        return normal * thickness_mm
-    steps = np.diff(origins, axis=0)
-    lengths = np.linalg.norm(steps, axis=1)
-    usual = steps[np.argsort(lengths, kind="stable")[(len(steps) - 1) // 2]]
-    usual_mm = float(np.linalg.norm(usual))
-    uneven = np.linalg.norm(steps - usual, axis=1) > UNEVEN * usual_mm
-    doubles = lengths < 1e-4
-    if not doubles.any() and not uneven.any():
-        return (origins[-1] - origins[0]) / len(steps)
-    k = int(np.argmax(doubles if doubles.any() else uneven))
-    first, second = pathlib.Path(names[k]).name, pathlib.Path(names[k + 1]).name
-    pair = f"{folder}: slices {k} and {k + 1} ({first}, {second})"
-    if doubles.any():
-        raise ValueError(
-            f"{pair} lie at the same place: several phases in one series, or slices without a "
-            "position. Keep one phase in the folder"
-        )
-    raise ValueError(
-        f"{pair} are {lengths[k]:.3f} mm apart, the others {usual_mm:.3f} mm: slices are missing "
-        "or uneven. Add the missing files, or resample the series to even slices"
-    )
-
-
-def _read_nifti(path: pathlib.Path) -> Volume:
-    import SimpleITK as sitk
-
-    if not is_nifti(path):
-        hint = "wanted a DICOM folder, .nii or .nii.gz"
-        if is_dicom(path):
-            hint = "give the folder it lies in"
-        raise ValueError(f"{path} is no CT volume that can be read by itself: {hint}")
-    _check_bytes(path)
-    image = _read_grey(sitk, str(path))
-    return Volume(
-        hu=sitk.GetArrayFromImage(image),
-        spacing_mm=_three(image.GetSpacing()),
-        origin_mm=_three(image.GetOrigin()),
-        direction=tuple(float(v) for v in image.GetDirection()),
-        source=str(path),
-    )
-
-
-def _check_bytes(path: pathlib.Path) -> None:
-    """Refuses what ITK reads in silence: it fills a truncated file with zeros, and makes NaN zero.
-
-    Layout: the NIfTI-1 and NIfTI-2 headers (nifti.nimh.nih.gov), either byte order.
-    """
-    try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            head = file.read(540)
-            start, wanted, kind = _nifti_layout(head)
-            file.seek(start)
-            there = bad = 0
-            while there < wanted and (part := file.read(min(1 << 22, wanted - there))):
-                there += len(part)
-                if kind is not None and len(part) % kind.itemsize == 0:
-                    bad += int(np.count_nonzero(~np.isfinite(np.frombuffer(part, kind))))
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is truncated or no gzip file ({error}): copy it again") from None
-    except struct.error:
-        raise ValueError(
-            f"{path} is no NIfTI: its header is wrong or cut short. Export it again"
-        ) from None
-    if there < wanted:
-        raise ValueError(f"{path} is truncated: {there} of {wanted} bytes. Copy it again")
-    if bad:
-        raise ValueError(_not_finite(path, bad))
-
-
-def _nifti_layout(head: bytes) -> tuple[int, int, np.dtype | None]:
-    """Where the voxels start, how many bytes they take, and their type where it knows NaN."""
-    for order in "<>":
-        version = struct.unpack_from(f"{order}i", head)[0]
-        if version not in (348, 540):
-            continue
-        # Places of dim, datatype with bitpix, and vox_offset in the two headers.
-        dim, kind, start = ("8h", 40), ("2h", 70), ("f", 108)
-        if version == 540:
-            dim, kind, start = ("8q", 16), ("2h", 12), ("q", 168)
-        rank, *sizes = struct.unpack_from(order + dim[0], head, dim[1])
-        code, bits = struct.unpack_from(order + kind[0], head, kind[1])
-        offset = struct.unpack_from(order + start[0], head, start[1])[0]
-        if 1 <= rank <= 7 and offset >= 0:
-            wanted = math.prod(max(n, 1) for n in sizes[:rank]) * bits // 8
-            floats = {16: np.dtype(f"{order}f4"), 64: np.dtype(f"{order}f8")}
-            return int(offset), wanted, floats.get(code)
-    raise struct.error("no NIfTI header")
-
-
-def _not_finite(path: pathlib.Path, count: int) -> str:
-    return (
-        f"{path} has {count} voxels that are NaN or infinite: export the volume again, or fill "
-        "them with the HU of air (-1000)"
-    )
-
-
-@contextlib.contextmanager
-def _without_warnings(sitk: Any) -> Iterator[None]:
-    """ITK writes to the terminal what the errors here say better."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def _three(values: Any) -> tuple[float, float, float]:

@@ -245,3 +245,131 @@ def test_box_in_a_slice_that_is_not_there():
     made = Volume(raw().astype(np.float32), SPACING, ORIGIN, tuple(OBLIQUE.ravel()), "made")
     with pytest.raises(ValueError, match="slices 0 to 4; got slice 5"):
         volume.box_to_mm(made, 5, np.zeros(4, np.float32))
+
+
+def made(hu: np.ndarray, **fields) -> Volume:
+    values = {"spacing_mm": SPACING, "origin_mm": ORIGIN, "direction": tuple(OBLIQUE.ravel())}
+    return Volume(hu.astype(np.float32), **(values | fields), source="made")
+
+
+def test_boxes_to_mm_and_back_to_pixels():
+    given, rng = made(raw()), np.random.default_rng(1)
+    for z in range(5):
+        corner = rng.uniform(0, 8, 2)
+        box = np.concatenate([corner, corner + rng.uniform(0.5, 8, 2)]).astype(np.float32)
+        there, back = volume.box_to_px(given, volume.box_to_mm(given, z, box))
+        assert there == z and back.dtype == np.float32 and np.allclose(back, box, atol=1e-4)
+        again = volume.box_to_mm(given, there, back)
+        for name, value in volume.box_to_mm(given, z, box).items():
+            assert np.allclose(again[name], value, atol=1e-3)
+    place = volume.box_to_mm(given, 4, np.array([0, 0, 1, 1], np.float32))
+    place["center_mm"] = list(np.array(place["center_mm"]) + OBLIQUE @ [0, 0, 2.5])
+    with pytest.raises(ValueError, match="slices 0 to 4; got slice 5"):
+        volume.box_to_px(given, place)
+
+
+def test_masks_travel_with_their_voxels():
+    rng = np.random.default_rng(2)
+    mask = rng.integers(0, 4, (5, 12, 16)).astype(np.uint8)
+    given = made(raw())
+    assert volume.resample_mask(mask, given, given) is mask
+    # Onto the same place, stored otherwise: every label keeps its place, and comes back.
+    turned = volume.to_lps(made(raw(), direction=tuple((OBLIQUE * [-1, -1, -1]).ravel())))
+    stored = made(raw(), direction=tuple((OBLIQUE * [-1, -1, -1]).ravel()))
+    there = volume.resample_mask(mask, stored, turned)
+    assert np.array_equal(there, mask[::-1, ::-1, ::-1])
+    assert np.array_equal(volume.resample_mask(there, turned, stored), mask)
+    # Half a voxel aside the nearest is not known, a third aside it is.
+    aside = made(raw(), origin_mm=tuple(np.array(ORIGIN) + OBLIQUE @ [0.8 / 3, 0, -2.5]))
+    moved = volume.resample_mask(mask > 1, given, aside)
+    assert moved.dtype == bool and not moved[0].any() and np.array_equal(moved[1:], mask[:-1] > 1)
+    with pytest.raises(ValueError, match=r"mask of made has shape \(1, 2, 3\)"):
+        volume.resample_mask(np.zeros((1, 2, 3), np.uint8), given, aside)
+
+
+def test_resample_is_linear_and_air_outside():
+    z, y, x = np.indices((5, 12, 16))
+    given = made(100 * z + 10 * y + x)
+    fine = made(
+        np.zeros((9, 12, 31)),
+        spacing_mm=(0.4, 0.7, 1.25),
+        origin_mm=tuple(given.to_mm(np.array([[1.0, 0.0, 0.0]]))[0]),
+    )
+    found = volume.resample(given, fine)
+    assert found.hu.shape == (9, 12, 31) and found.hu.dtype == np.float32
+    z, y, x = np.indices((9, 12, 29))
+    assert np.allclose(found.hu[..., :29], 50 * z + 10 * y + 1 + x / 2, atol=1e-3)
+    assert (found.hu[..., 30] == -1024).all()
+    assert found.source == "made" and found.faults == {"resampled": 1}
+    assert volume.resample(given, made(raw())) is given
+
+
+def test_row_14_nan_and_infinity(tmp_path):
+    hu = raw().astype(np.float32)
+    hu[3, 2, 1:3], hu[1, 0, 0] = np.nan, -np.inf
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(tmp_path / "a.nii.gz"))
+    with pytest.raises(ValueError, match=r"3 voxels .* first in slice 1 of 2 such.*nan=.fill"):
+        volume.read(tmp_path / "a.nii.gz")
+    found = volume.read(tmp_path / "a.nii.gz", nan="fill")
+    assert found.faults == {"nan_voxels": 3, "nan_slices": 2}
+    assert np.array_equal(found.hu, np.where(np.isfinite(hu), hu, -1024))
+
+
+def lying(path: pathlib.Path) -> np.ndarray:
+    """As PLC-CECT: a window of [-200, 200] in 8 bits, 1 x 1 x 1 mm, head first. The true HU."""
+    hu = np.linspace(-200, 200, 256)[np.arange(5 * 256).reshape(5, 16, 16) % 256]
+    stored = np.round((hu[::-1] + 200) / 400 * 255).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(stored), str(path))
+    return hu
+
+
+def test_a_header_that_lies(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    hu = lying(path)
+    with pytest.raises(ValueError, match="8-bit values from 0 to 255 and claims 1 x 1 x 1 mm"):
+        volume.read(path)
+    true = volume.Correction((0.78125, 0.78125, 2), reverse_z=True, stored_window_hu=(-200, 200))
+    found = volume.read(path, correction=true)
+    assert np.allclose(found.hu, hu, atol=1e-3) and found.hu.dtype == np.float32
+    assert found.spacing_mm == (0.78125, 0.78125, 2)
+    assert found.faults == {"spacing_corrected": 1, "slices_reversed": 1, "window_undone": 1}
+    box = volume.box_to_mm(found, 1, np.array([0, 0, 4, 4], np.float32))
+    assert box["size_mm"] == [3.125, 3.125]
+    assert volume.read(path, correction=volume.Correction()).hu.max() == 255
+    mask = np.zeros((5, 16, 16), np.uint8)
+    mask[4, 2, 3] = 2  # in the first slice from the feet
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "m.nii.gz"))
+    labels = volume.read_labels(tmp_path / "m.nii.gz", found, correction=true)
+    assert labels.sum() == 2 and labels[0, 2, 3] == 2
+    with pytest.raises(ValueError, match=r"a\.nii\.gz has values .* low < high; got \(200, -200\)"):
+        volume.read(path, correction=volume.Correction(stored_window_hu=(200, -200)))
+    with pytest.raises(ValueError, match="three numbers above 0"):
+        volume.corrected(found, spacing_mm=(1, 0, 1))
+    with pytest.raises(ValueError, match="wants 0 to 255"):
+        volume.corrected(found, stored_window_hu=(-200, 200))
+
+
+def test_labels_of_a_volume(tmp_path):
+    write_nifti(tmp_path / "ct.nii.gz")
+    given = volume.read(tmp_path / "ct.nii.gz")
+    with pytest.raises(ValueError, match=r"a mask wants whole numbers 0 to 255. Is it a CT"):
+        volume.read_labels(tmp_path / "ct.nii.gz", given)
+    far = sitk.GetImageFromArray(np.ones((2, 2, 2), np.uint8))
+    sitk.WriteImage(far, str(tmp_path / "far.nii.gz"))
+    with pytest.raises(ValueError, match="do not meet: 2 x 2 x 2 voxels"):
+        volume.read_labels(tmp_path / "far.nii.gz", given)
+
+
+def test_real_labels_lie_on_the_real_series(shared):
+    folder = shared / "data" / "totalseg_ct"
+    read = volume.read(folder / "dicom_20slices")
+    assert read.faults == {} and read.spacing_mm[2] == 2.0
+    labels = volume.read_labels(folder / "example_seg_dicom.nii.gz", read)
+    for label, hu in ((5, 89), (52, 177), (1, 80)):  # liver, aorta, spleen: its SOURCE.txt
+        assert np.mean(read.hu[labels == label]) == pytest.approx(hu, abs=1)
+    small = volume.to_lps(volume.read(folder / "example_ct_sm.nii.gz"))
+    whole = volume.to_lps(volume.read(folder / "example_ct.nii.gz"))
+    organs = volume.read_labels(folder / "example_seg.nii.gz", small)
+    assert np.mean(small.hu[organs == 5]) == pytest.approx(45, abs=1)
+    # Its slices are the 83rd and those above of the whole, though its header has the same origin.
+    assert np.array_equal(small.hu, whole.hu[82:]) and small.spacing_mm == whole.spacing_mm
