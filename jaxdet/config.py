@@ -115,8 +115,10 @@ class Augment:
 class Data:
     """Where the images come from, how they are read and split."""
 
-    source: Literal["phantom", "coco", "yolo", "voc"] = "phantom"
-    path: str = ""  # COCO: the folder; YOLO: data.yaml; VOC: the folder; phantom: empty
+    source: Literal["phantom", "coco", "yolo", "voc", "csv", "tfds"] = "phantom"
+    path: str = ""  # COCO, VOC: the folder; YOLO: data.yaml; CSV: the file; tfds: where sets lie
+    builder: str = ""  # of source="tfds": the prepared set, such as "phantom_sltd/tiny"
+    phases: tuple[str, ...] = ()  # of source="tfds": the channels in this order; empty: as stored
     image_size: int = 640  # px, the square that enters the model
     channels: int = 3
     classes: tuple[str, ...] = ()  # empty: as the source says
@@ -124,7 +126,7 @@ class Data:
     pad: tuple[float, ...] = (114 / 255,)  # fractions of the range: one, or one a channel
     max_boxes: int = 100  # an image with more is an error
     faulty_boxes: Literal["error", "clip", "drop"] = "error"  # outside, inverted or degenerate ones
-    split: Literal["given", "patient"] = "given"  # the source's own lists, or drawn by patient
+    split: Literal["given", "patient", "official"] = "given"  # own lists, drawn by patient, GSSD++
     patient_pattern: str = ""  # regular expression on the file's path; group 1 is the patient
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)  # train, val, test of split="patient"
     split_seed: int = 0

@@ -11,7 +11,9 @@ VERBS = {
     "predict": "find lesions in images, DICOM folders and NIfTI volumes",
     "import": "official PyTorch weights to a RUN",
     "export": "a RUN to PyTorch, ONNX or StableHLO",
+    "data": "make prepared data sets and list them",
 }
+WITHOUT_JAX = ("data",)  # it starts in no time, and so do the processes it starts
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,9 +26,10 @@ def main(argv: list[str] | None = None) -> None:
     verb, rest = argv[0], argv[1:]
     if verb not in VERBS:
         _fail(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
-    _remember_compilations()
-    importlib.import_module("jaxdet.train.parallel").keep_memory()
-    _quieten_orbax()
+    if verb not in WITHOUT_JAX:
+        _remember_compilations()
+        importlib.import_module("jaxdet.train.parallel").keep_memory()
+        _quieten_orbax()
     try:
         importlib.import_module(f"jaxdet.cli.{verb}_verb").main(rest)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:

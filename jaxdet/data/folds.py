@@ -2,10 +2,15 @@
 
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
+
+OFFICIAL_TEST, OFFICIAL_VAL = 10, 0.2  # patients; share of the others
+OFFICIAL_LEAST = 15  # patients, so that each split gets one
 
 
 def assign(
@@ -45,12 +50,49 @@ def folds(
 ) -> list[tuple[Int[np.ndarray, "T"], Int[np.ndarray, "V"]]]:
     """k pairs of positions (training, validation); every entry is validated once.
 
-    A patient is on one side only. k < 2 and k above the number of patients are a ValueError.
+    A patient is on one side only. k < 2 and k above the number of patients are a ValueError. A fold
+    without any weight, such as one without a lesion, is a warning with the counts.
     """
     if k < 2:
         raise ValueError(f"cross-validation wants at least 2 folds; got {k}")
     part = assign(patients, [1.0] * k, seed, weights)
+    if weights is not None:
+        _warn_of_empty(np.bincount(part, weights, minlength=k), np.bincount(part, minlength=k))
     return [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(k)]
+
+
+def official(patients: Sequence[str]) -> Int[np.ndarray, "N"]:
+    """0 train, 1 val, 2 test of each of N entries, by the fixed split of GSSD++'s code.
+
+    Subjects sorted by name, numbers in it by value: the last ten are test, the first fifth of the
+    others (rounded down) val, the rest train; 280 give 216, 54 and 10 (Lee 2021; facts,
+    gssd_baselines 0.7). Fewer than 15 subjects are a ValueError: one split would be empty.
+    """
+    names = sorted(set(patients), key=natural)
+    if len(names) < OFFICIAL_LEAST:
+        raise ValueError(
+            f"the official split wants at least {OFFICIAL_LEAST} patients; there are {len(names)}:"
+            ' data.split="patient" draws one'
+        )
+    others = len(names) - OFFICIAL_TEST
+    val = int(OFFICIAL_VAL * others)
+    part = dict(zip(names, [1] * val + [0] * (others - val) + [2] * OFFICIAL_TEST, strict=True))
+    return np.array([part[patient] for patient in patients], np.int64)
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts numbers in names by value: p2 before p10."""
+    pieces = re.split(r"(\d+)", name)
+    return [(0, int(text), "") if text.isdecimal() else (1, 0, text) for text in pieces if text]
+
+
+def _warn_of_empty(weight: np.ndarray, entries: np.ndarray) -> None:
+    for fold in np.flatnonzero(weight == 0):
+        warnings.warn(
+            f"fold {fold} of {len(weight)} has {entries[fold]} entries and no lesion among them:"
+            " its score says nothing. Use fewer folds or another seed",
+            stacklevel=3,
+        )
 
 
 def digest(names: Sequence[str], parts: Sequence[int] | Int[np.ndarray, "N"]) -> str:

@@ -1,14 +1,15 @@
-"""Where does a data set keep its images, annotations and lists? COCO, YOLO and VOC folders."""
+"""Where does a data set keep its images, annotations and lists? COCO, YOLO, VOC folders, a CSV."""
 
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from jaxdet.config import Data
-from jaxdet.data import formats_coco, formats_voc, formats_yolo, images
+from jaxdet.data import formats_coco, formats_csv, formats_voc, formats_yolo, images
 from jaxdet.data.formats import Truth, different, read_text
 
 SPLITS = ("train", "val", "test")
+SUFFIXES = (*images.SUFFIXES, ".dcm", ".ima")  # DICOM slices only for the builder of slices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Listing:
     root: pathlib.Path  # the folder of the data set
     class_names: tuple[str, ...]
     truths: tuple[tuple[pathlib.Path, Truth], ...]  # the image file, which exists, and its truth
+    patients: dict[str, str] = dataclasses.field(default_factory=dict)  # by Truth.file, where told
 
 
 def present(cfg: Data) -> tuple[str, ...]:
@@ -25,6 +27,8 @@ def present(cfg: Data) -> tuple[str, ...]:
     if cfg.source == "yolo":
         content = formats_yolo.read_config(cfg.path)[1]
         return tuple(split for split in SPLITS if content.get(split))
+    if cfg.source == "csv":
+        return ()
     find = _coco_file if cfg.source == "coco" else _voc_list
     return tuple(split for split in SPLITS if find(_folder(cfg), split))
 
@@ -35,7 +39,8 @@ def read(cfg: Data, split: str) -> Listing:
     A missing folder, list, annotation or image is a ValueError that names it. Faulty boxes are
     treated as `cfg.faulty_boxes` says.
     """
-    return {"coco": _coco, "voc": _voc, "yolo": _yolo}[cfg.source](cfg, split)
+    readers = {"coco": _coco, "voc": _voc, "yolo": _yolo, "csv": _csv}
+    return readers[cfg.source](cfg, split)
 
 
 def _folder(cfg: Data) -> pathlib.Path:
@@ -84,6 +89,44 @@ def _yolo(cfg: Data, split: str) -> Listing:
     return Listing(formats_yolo.root(cfg.path), names, found)
 
 
+def _csv(cfg: Data, split: str) -> Listing:
+    file = pathlib.Path(cfg.path)
+    if split:
+        raise ValueError(f'{file}: a CSV has no list {split}; data.split="patient" draws one')
+    folder = file.parent
+
+    def place(name: str) -> pathlib.Path:
+        found = _first([folder / name, folder / "images" / name])
+        if found is None:
+            raise ValueError(f"there is no image {name} in {folder} or {folder / 'images'}")
+        return found
+
+    names, truths = formats_csv.read(
+        file, cfg.faulty_boxes, classes=cfg.classes, size_of=lambda name: size(place(name))
+    )
+    try:
+        found = tuple((place(truth.file), truth) for truth in truths)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return Listing(folder, names, found, formats_csv.patients(file))
+
+
+def size(file: pathlib.Path) -> tuple[int, int]:
+    """(height, width) of an image or a DICOM slice, whose pixels are not decoded."""
+    if file.suffix.lower() in images.SUFFIXES:
+        return images.size(file)
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        raise ValueError(f"{file}: is no image and no DICOM slice that can be read") from None
+    width, height = reader.GetSize()[:2]
+    return height, width
+
+
 def _voc_list(folder: pathlib.Path, split: str) -> pathlib.Path | None:
     return _first([folder / base / f"{split}.txt" for base in ("splits", "ImageSets/Main")])
 
@@ -124,6 +167,6 @@ def _one_of(folder: pathlib.Path, *names: str) -> pathlib.Path:
 def _by_stem(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     found: dict[str, list[pathlib.Path]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in images.SUFFIXES:
+        if file.suffix.lower() in SUFFIXES:
             found.setdefault(file.stem, []).append(file)
     return found

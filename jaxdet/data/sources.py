@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import pathlib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -18,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdet.config import Data
-from jaxdet.data import folds, images, layouts
+from jaxdet.data import duplicates, folds, images, layouts
 from jaxdet.data.formats import Truth, different
 from jaxdet.types import Example
 
@@ -83,32 +84,31 @@ class _Entry:
     record: Record
     faults: tuple[str, ...]
     pixels: Callable[[], np.ndarray]
+    same_pixels: str = ""  # duplicates.exact and near, of a prepared set
+    near_pixels: str = ""
 
 
 def load(cfg: Data, split: Split) -> Dataset:
     """The Dataset of a split as the config describes it.
 
-    The phantom has no given lists: it is always split by patient.
+    The phantom has no given lists: it is always split by patient. A split without a lesion, and
+    pictures of a prepared set that look alike under two patients, are warnings.
     The first image is read, so that wrong channels or a missing window are found here. A ValueError
     names the file (and the field of the config) for: an empty split, a missing image, a faulty box
     as `faulty_boxes` says, more boxes than `max_boxes`, class names other than `classes`, a patient
-    in two given splits, a path without a patient.
+    (or, in a prepared set, the same pixels) in two splits, a path without a patient.
     """
-    if cfg.source == "phantom":
-        names, pool = _renamed(cfg, *_phantom(cfg))
-        entries = _by_patient(cfg, pool[""], split)
-    elif cfg.split == "patient":
-        names, lists = _lists(cfg, layouts.present(cfg))
-        entries = _by_patient(cfg, _merged(cfg, lists), split)
+    if cfg.split == "given" and cfg.source != "phantom":
+        names, lists = _given(cfg, split)
+        _refuse_shared(cfg, lists)
+        entries = _merged(cfg, {split: lists.get(split, [])})
     else:
-        # Other lists are read only where a patient could be in two of them.
-        others = layouts.present(cfg) if cfg.patient_pattern else ()
-        names, lists = _lists(cfg, tuple(dict.fromkeys((split, *others))))
-        _refuse_shared_patients(cfg, lists)
-        entries = _merged(cfg, {split: lists[split]})
+        names, pool = _pool(cfg)
+        entries = _drawn(cfg, pool, split)
     dataset = _dataset(cfg, split, names, entries)
     if not entries:
         raise ValueError(f"{split} split has 0 images (0 patients) in {cfg.path or cfg.source}")
+    _warn_without_lesion(dataset)
     _refuse_crowded(cfg, dataset)
     dataset[0]
     return dataset
@@ -136,11 +136,56 @@ def _pixels(readers: list[Callable[[], np.ndarray]], i: int) -> Shaped[np.ndarra
     return readers[i]()
 
 
-def _by_patient(cfg: Data, pool: list[_Entry], split: str) -> list[_Entry]:
+def _given(cfg: Data, split: str) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
+    """The data set's own lists: all of them where a patient could be in two, else the one."""
+    if cfg.source == "tfds":
+        names, lists = _tfds(cfg)
+        if split not in lists:
+            raise ValueError(
+                f"{cfg.builder} in {cfg.path} has no split {split!r} but {', '.join(lists)}:"
+                ' data.split="patient" draws train, val and test'
+            )
+        return names, lists
+    others = layouts.present(cfg) if cfg.patient_pattern else ()
+    return _lists(cfg, tuple(dict.fromkeys((split, *others))))
+
+
+def _pool(cfg: Data) -> tuple[tuple[str, ...], list[_Entry]]:
+    """All lists of the data set as one."""
+    if cfg.source == "phantom":
+        names, lists = _renamed(cfg, *_phantom(cfg))
+    elif cfg.source == "tfds":
+        names, lists = _tfds(cfg)
+    else:
+        names, lists = _lists(cfg, layouts.present(cfg))
+    return names, _merged(cfg, lists)
+
+
+def _drawn(cfg: Data, pool: list[_Entry], split: str) -> list[_Entry]:
+    """The part of the pool that is drawn by patient, or by the official rule."""
     if not pool:
         return []
-    part = folds.assign([e.record.patient for e in pool], cfg.fractions, cfg.split_seed)
-    return [entry for entry, p in zip(pool, part, strict=True) if p == layouts.SPLITS.index(split)]
+    patients = [entry.record.patient for entry in pool]
+    if cfg.split == "official":
+        part = folds.official(patients)
+    else:
+        part = folds.assign(patients, cfg.fractions, cfg.split_seed)
+    lists = {
+        name: [entry for entry, p in zip(pool, part, strict=True) if p == i]
+        for i, name in enumerate(layouts.SPLITS)
+    }
+    _refuse_shared(cfg, lists)
+    return lists[split]
+
+
+def _warn_without_lesion(dataset: Dataset) -> None:
+    if not any((~record.crowd).any() for record in dataset.records):
+        patients = len({record.patient for record in dataset.records})
+        warnings.warn(
+            f"the {dataset.split} split has no lesion: {len(dataset)} images of {patients} patients"
+            " and 0 boxes",
+            stacklevel=3,
+        )
 
 
 def _refuse_crowded(cfg: Data, dataset: Dataset) -> None:
@@ -152,17 +197,26 @@ def _refuse_crowded(cfg: Data, dataset: Dataset) -> None:
             )
 
 
-def _refuse_shared_patients(cfg: Data, lists: dict[str, list[_Entry]]) -> None:
-    seen: dict[str, set[str]] = {}
-    for split, entries in lists.items():
-        for entry in entries:
-            seen.setdefault(entry.record.patient, set()).add(split)
-    shared = sorted(patient for patient, splits in seen.items() if len(splits) > 1)
-    if cfg.patient_pattern and shared:
-        some = ", ".join(f"{p} ({' and '.join(sorted(seen[p]))})" for p in shared[:5])
+def _refuse_shared(cfg: Data, lists: dict[str, list[_Entry]]) -> None:
+    """Nobody and nothing may be in two splits, as far as patients and pixels are known."""
+    prepared = cfg.source == "tfds"
+    if not (cfg.patient_pattern or prepared):
+        return
+    patients = {split: [e.record.patient for e in lists[split]] for split in lists}
+    pixels = {split: [e.same_pixels for e in lists[split]] for split in lists}
+    found = duplicates.in_two_splits(patients, pixels if prepared else None)
+    if found:
+        hint = "" if cfg.split == "patient" else '; data.split="patient" draws new ones'
         raise ValueError(
-            f"{cfg.path}: {len(shared)} patients are in two splits: {some};"
-            ' data.split="patient" draws new ones'
+            f"{cfg.path}: {len(found)} patients or pictures are in two splits:"
+            f" {'; '.join(found[:5])}{hint}"
+        )
+    if prepared:
+        entries = [entry for split in lists for entry in lists[split]]
+        duplicates.warn_of_alike(
+            [entry.near_pixels for entry in entries],
+            [entry.record.patient for entry in entries],
+            [entry.record.name for entry in entries],
         )
 
 
@@ -188,6 +242,56 @@ def _phantom(cfg: Data) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
     return tuple(names), {"": pool}
 
 
+def _tfds(cfg: Data) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
+    """Class names, and the entries of each split of a prepared set."""
+    from jaxdet.data.builders import store
+
+    prepared = store.find(cfg.path, cfg.builder)
+    channels = _channels(cfg, prepared.phases, prepared.metadata["neighbours"])
+
+    def entry(truth: store.Truth) -> _Entry:
+        record = Record(
+            name=truth.name,
+            patient=truth.patient,
+            boxes_xyxy=truth.boxes_xyxy,
+            labels=truth.labels,
+            crowd=np.zeros(len(truth.labels), bool),
+            area=truth.areas_px2,
+        )
+        read = functools.partial(_stored_channels, prepared, truth, channels)
+        return _Entry(record, (), read, truth.same_pixels, truth.near_pixels)
+
+    lists = {split: list(map(entry, prepared.truths(split))) for split in prepared.splits}
+    return _renamed(cfg, prepared.class_names, lists)
+
+
+def _channels(cfg: Data, stored: tuple[str, ...], neighbours: int) -> list[int]:
+    """Which stored channels become the image's. ValueError where the model wants another number."""
+    wanted = cfg.phases or stored
+    absent = sorted(set(wanted) - set(stored))
+    if absent:
+        raise ValueError(
+            f"data.phases wants {', '.join(absent)}; {cfg.builder} holds {', '.join(stored)}"
+        )
+    found = [stored.index(phase) * neighbours + i for phase in wanted for i in range(neighbours)]
+    if len(found) == 1 and cfg.channels == 3:  # grey to 3, as images.read does
+        return found * 3
+    if len(found) != cfg.channels:
+        raise ValueError(
+            f"{cfg.builder}: {len(wanted)} phases ({', '.join(wanted)}) of {neighbours} slices are"
+            f" {len(found)} channels, but data.channels is {cfg.channels}: set it to {len(found)},"
+            f" or name other data.phases of {', '.join(stored)}"
+        )
+    return found
+
+
+def _stored_channels(prepared, truth, channels: list[int]) -> Shaped[np.ndarray, "H W C"]:
+    pixels = prepared.pixels(truth)
+    if channels == list(range(pixels.shape[2])):
+        return pixels
+    return np.ascontiguousarray(pixels[..., channels])
+
+
 def _lists(cfg: Data, splits: Sequence[str]) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
     """Class names, and the entries of each list; "" is the heap, where there are no lists."""
     listings = {split: layouts.read(cfg, split) for split in splits or ("",)}
@@ -195,7 +299,7 @@ def _lists(cfg: Data, splits: Sequence[str]) -> tuple[tuple[str, ...], dict[str,
     if len(names) > 1:
         raise ValueError(f"{cfg.path}: the splits differ in their classes: {sorted(names)}")
     lists = {
-        split: [_entry(cfg, listing.root, file, truth) for file, truth in listing.truths]
+        split: [_entry(cfg, listing, file, truth) for file, truth in listing.truths]
         for split, listing in listings.items()
     }
     return _renamed(cfg, names.pop(), lists)
@@ -218,13 +322,30 @@ def _renamed(
     return cfg.classes, {split: list(map(moved, entries)) for split, entries in lists.items()}
 
 
-def _entry(cfg: Data, root: pathlib.Path, file: pathlib.Path, truth: Truth) -> _Entry:
-    # Below the folder, so that names, patients and fold digests stay when the data move.
-    inside = file.is_relative_to(root)
-    name = (file.relative_to(root) if inside else file).as_posix()
+def name_of(listing: layouts.Listing, file: pathlib.Path) -> str:
+    """The file below its folder, so that names and fold digests stay when the data move."""
+    inside = file.is_relative_to(listing.root)
+    return (file.relative_to(listing.root) if inside else file).as_posix()
+
+
+def patient_of(cfg: Data, listing: layouts.Listing, name: str, file: str) -> str:
+    """Whose image it is: by the pattern on its name, else as the list tells, else its own."""
+    if not cfg.patient_pattern:
+        return listing.patients.get(file, name)
+    match = re.search(cfg.patient_pattern, name)
+    if not match or not match.re.groups or match[1] is None:
+        raise ValueError(
+            f"{name}: data.patient_pattern {cfg.patient_pattern!r} finds no patient (group 1) in"
+            " this path"
+        )
+    return match[1]
+
+
+def _entry(cfg: Data, listing: layouts.Listing, file: pathlib.Path, truth: Truth) -> _Entry:
+    name = name_of(listing, file)
     record = Record(
         name=name,
-        patient=_patient(cfg.patient_pattern, name),
+        patient=patient_of(cfg, listing, name, truth.file),
         boxes_xyxy=truth.boxes_xyxy,
         labels=truth.labels,
         crowd=truth.crowd,
@@ -232,17 +353,6 @@ def _entry(cfg: Data, root: pathlib.Path, file: pathlib.Path, truth: Truth) -> _
     )
     read = functools.partial(_read, file, cfg.channels, (truth.height, truth.width))
     return _Entry(record, truth.faults, read)
-
-
-def _patient(pattern: str, name: str) -> str:
-    if not pattern:
-        return name
-    match = re.search(pattern, name)
-    if not match or not match.re.groups or match[1] is None:
-        raise ValueError(
-            f"{name}: data.patient_pattern {pattern!r} finds no patient (group 1) in this path"
-        )
-    return match[1]
 
 
 def _read(file: pathlib.Path, channels: int, told: tuple[int, int]) -> Shaped[np.ndarray, "H W C"]:

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,36 @@ def test_digest_names_the_split():
     assert digest != folds.digest(names, [0, 1, 1]) != folds.digest(["a", "b", "d"], [0, 1, 1])
     with pytest.raises(ValueError, match="3 names with 2 parts"):
         folds.digest(names, [0, 1])
+
+
+def test_the_official_split_of_280_and_natural_order():
+    names = [f"HCC_{i}" for i in range(280)]
+    part = folds.official(names)
+    assert np.bincount(part).tolist() == [216, 54, 10]
+    assert part[:54].tolist() == [1] * 54 and part[270:].tolist() == [2] * 10
+    # By value, not by letter: HCC_9 is before HCC_10; slices of a patient stay together.
+    order = np.random.default_rng(0).permutation(280)
+    shuffled = [names[i] for i in order for _ in range(2)]
+    np.testing.assert_array_equal(folds.official(shuffled), np.repeat(part[order], 2))
+    assert np.bincount(folds.official(names[:15])).tolist() == [4, 1, 10]
+
+
+@pytest.mark.parametrize("count", [0, 1, 14])
+def test_too_few_patients_for_the_official_split(count):
+    with pytest.raises(ValueError, match=f"at least 15 patients; there are {count}:.*draws one"):
+        folds.official([str(i) for i in range(count)] * 2)
+
+
+def test_natural_order():
+    names = ["p10", "p2", "b", "10", "9", "p2a", "", "p02"]
+    assert sorted(names, key=folds.natural) == ["", "9", "10", "b", "p2", "p02", "p2a", "p10"]
+
+
+def test_a_fold_without_a_lesion_is_a_warning():
+    patients = [f"p{i}" for i in range(8)]
+    with pytest.warns(UserWarning, match=r"fold \d of 4 has \d entries and no lesion among them"):
+        folds.folds(patients, 4, 0, [1, 1, 0, 0, 0, 0, 0, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folds.folds(patients, 4, 0, [1] * 8)
+        folds.folds(patients, 4, 0)

@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 import types
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 
 from jaxdet.config import Data
 from jaxdet.data import formats_coco, formats_voc, formats_yolo, sources
+from jaxdet.data.builders import store
 from jaxdet.data.formats import Row, sound
+from jaxdet.types import PHASES, CtSlice
 
 NAMES = ("cyst", "tumour")
 IMAGES = {  # split -> names; three slices of a patient
@@ -118,7 +122,8 @@ def test_patients_are_pooled_and_parted(tmp_path, kind):
 def test_a_patient_in_two_given_splits_is_refused(tmp_path, kind):
     images = {"train": ["p1_0.png", "p2_0.png"], "val": ["p2_1.png"]}
     cfg = config(kind, tmp_path, images, patient_pattern=r"(p\d)_")
-    with pytest.raises(ValueError, match=r"1 patients are in two splits: p2 \(train and val\)"):
+    message = r"1 patients or pictures are in two splits: patient p2 \(train and val\)"
+    with pytest.raises(ValueError, match=message):
         sources.load(cfg, "train")
     assert len(sources.load(change(cfg, patient_pattern=""), "train")) == 2
 
@@ -308,6 +313,187 @@ def test_the_phantom_is_split_by_patient(monkeypatch):
             assert data[i].name == records[number].name
             seen.append(number)
     assert sorted(seen) == list(range(20))
+
+
+def ct_slice(patient, z, phases=PHASES, neighbours=3, count=1, noise=None):
+    """A slice in which channel c of patient n is about 100 n + c."""
+    hu = np.random.default_rng([patient, z] if noise is None else noise).integers(
+        -9, 9, (32, 32, 1)
+    )
+    base = np.kron(np.random.default_rng([patient]).integers(0, 200, (16, 16)), np.ones((2, 2)))
+    channels = np.arange(len(phases) * neighbours)
+    return CtSlice(
+        hu=(hu + base[..., None] + channels).astype(np.int16),
+        boxes_xyxy=np.array([[2, 3, 9, 12]] * count, np.float32).reshape(-1, 4),
+        labels=np.zeros(count, np.int32),
+        diameters_mm=np.full(count, 7, np.float32),
+        lesions=None,
+        livers=None,
+        displacement_mm=None,
+        spacing_mm=(1.0, 1.0, 2.0),
+        phases=phases,
+        annotated="portal",
+        touching=0,
+        patient=f"HCC_{patient}",
+        name=f"patient {patient} slice {z}",
+        z=z,
+    )
+
+
+WINDOW = (-100, 300)
+
+
+def prepared(folder, examples, name="fake/tiny"):
+    store.write(folder, name, examples, {"class_names": ["tumour"]})
+    return Data(
+        source="tfds",
+        builder=name,
+        path=str(folder),
+        channels=examples[0][1].hu.shape[2],
+        window_hu=WINDOW,
+    )
+
+
+def given(patients=4):
+    where = {0: "train", 1: "train", 2: "val", 3: "test"}
+    return [(where[p], ct_slice(p, z)) for p in range(patients) for z in (4, 5)]
+
+
+def test_a_prepared_set_is_read_by_its_own_splits(tmp_path):
+    examples = given()
+    cfg = prepared(tmp_path, examples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parts = {split: sources.load(cfg, split) for split in ("train", "val", "test")}
+    assert [len(part) for part in parts.values()] == [4, 2, 2]
+    for split, part in parts.items():
+        own = [one for name, one in examples if name == split]
+        for one, example, record in zip(own, part, part.records, strict=True):
+            wanted = np.clip((one.hu.astype(np.float32) + 100) / 400, 0, 1)
+            np.testing.assert_allclose(example.image, wanted, atol=1e-6)
+            assert (example.name, example.patient) == (one.name, one.patient)
+            assert example.boxes_xyxy.tolist() == [[2, 3, 9, 12]] and record.area.tolist() == [63]
+            assert not record.crowd.any()
+
+
+def test_reading_from_threads_is_reading(tmp_path):
+    data = sources.load(prepared(tmp_path, given()), "train")
+    alone = [example.image for example in data]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(data.__getitem__, [*range(len(data))] * 8))
+    for i, example in enumerate(together):
+        np.testing.assert_array_equal(example.image, alone[i % len(data)])
+
+
+def test_phases_are_chosen_and_permuted_at_load(tmp_path):
+    cfg = prepared(tmp_path, given())
+    whole = sources.load(cfg, "val")[0].image
+    official = ("arterial", "delayed", "portal", "precontrast")
+    image = sources.load(change(cfg, phases=official), "val")[0].image
+    np.testing.assert_array_equal(image, whole[..., [3, 4, 5, 9, 10, 11, 6, 7, 8, 0, 1, 2]])
+    image = sources.load(change(cfg, phases=("portal",) * 4), "val")[0].image
+    np.testing.assert_array_equal(image, np.tile(whole[..., 6:9], 4))
+    cfg = change(cfg, phases=("portal",), channels=3, pad=(0.0,))
+    np.testing.assert_array_equal(sources.load(cfg, "val")[0].image, whole[..., 6:9])
+    with pytest.raises(
+        ValueError, match=r"data\.phases wants venous; fake/tiny holds precontrast, "
+    ):
+        sources.load(change(cfg, phases=("venous",)), "val")
+
+
+def test_wrong_channels_of_a_prepared_set_name_the_phases(tmp_path):
+    cfg = prepared(tmp_path, given())
+    message = (
+        r"4 phases \(precontrast, arterial, portal, delayed\) of 3 slices are 12 channels, but"
+        r" data\.channels is 3"
+    )
+    with pytest.raises(ValueError, match=message):
+        sources.load(change(cfg, channels=3), "train")
+
+
+def test_single_slices_asked_for_as_three_are_repeated(tmp_path):
+    examples = [("whole", ct_slice(p, 4, ("portal",), 1)) for p in range(6)]
+    cfg = change(prepared(tmp_path, examples), split="patient")
+    grey = sources.load(cfg, "train")
+    three = sources.load(change(cfg, channels=3), "train")
+    np.testing.assert_array_equal(three[0].image, np.repeat(grey[0].image, 3, 2))
+    with pytest.raises(ValueError, match=r"1 phases \(portal\) of 1 slices are 1 channels"):
+        sources.load(change(cfg, channels=4), "train")
+    parts = [sources.load(cfg, split) for split in ("train", "val", "test")]
+    assert sorted(r.patient for part in parts for r in part.records) == [
+        f"HCC_{p}" for p in range(6)
+    ]
+    message = r"has no split 'train' but whole: data\.split=\"patient\" draws"
+    with pytest.raises(ValueError, match=message):
+        sources.load(change(cfg, split="given"), "train")
+
+
+def test_the_official_split_pools_what_the_set_has(tmp_path):
+    examples = [("whole", ct_slice(p, 4)) for p in range(16)]
+    cfg = change(prepared(tmp_path, examples), split="official")
+    names = [[r.patient for r in sources.load(cfg, s).records] for s in ("train", "val", "test")]
+    assert names == [[f"HCC_{p}" for p in part] for part in (range(1, 6), [0], range(6, 16))]
+    few = change(prepared(tmp_path, given(), "fake/few"), split="official")
+    with pytest.raises(ValueError, match="at least 15 patients; there are 4"):
+        sources.load(few, "train")
+
+
+def test_a_patient_in_two_splits_of_a_prepared_set_is_refused(tmp_path):
+    examples = [*given(), ("test", ct_slice(0, 9))]
+    with pytest.raises(ValueError, match=r"patient HCC_0 \(test and train\); data\.split="):
+        sources.load(prepared(tmp_path, examples), "val")
+
+
+@pytest.mark.parametrize("split", ["given", "patient"])
+def test_the_same_pixels_under_two_patients_are_refused(tmp_path, split):
+    one = ct_slice(0, 4)
+    examples = [("train", one), ("test", replace(one, patient="HCC_9", name="other"))]
+    cfg = change(prepared(tmp_path, examples), split=split, fractions=(0.5, 0.0, 0.5))
+    with pytest.raises(ValueError, match=r"the same pixels under HCC_0 and HCC_9 \(test and train"):
+        sources.load(cfg, "train")
+
+
+def test_pictures_that_look_alike_are_a_warning(tmp_path):
+    other = replace(ct_slice(0, 4, noise=9), patient="HCC_9", name="other")
+    cfg = prepared(tmp_path, [*given(), ("test", other)])
+    with pytest.warns(UserWarning, match=r"2 pairs .* patient 0 slice 4 and other"):
+        sources.load(cfg, "train")
+
+
+def test_a_split_without_a_lesion_is_a_warning(tmp_path):
+    examples = [("train", ct_slice(0, 4)), ("val", ct_slice(1, 4, count=0))]
+    cfg = prepared(tmp_path, examples)
+    with pytest.warns(UserWarning, match=r"val split has no lesion: 1 images of 1 patients and 0"):
+        sources.load(cfg, "val")
+
+
+def test_a_set_that_is_not_there(tmp_path):
+    cfg = Data(source="tfds", builder="fake/none", path=str(tmp_path), window_hu=WINDOW)
+    with pytest.raises(ValueError, match=r"no prepared set 'fake/none' .* there are: none"):
+        sources.load(cfg, "train")
+
+
+def test_csv_boxes_are_split_by_their_patients(tmp_path):
+    lines = ["file,x0,y0,x1,y1,patient"]
+    for p in range(4):
+        for s in range(2):
+            draw(tmp_path / "images" / f"{p}_{s}.png")
+            lines.append(f"{p}_{s}.png,1,2,10,12,ann{p}")
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    cfg = Data(source="csv", path=str(tmp_path / "boxes.csv"), split="patient")
+    parts = [sources.load(cfg, split) for split in ("train", "val", "test")]
+    assert sorted({r.patient for part in parts for r in part.records}) == [
+        f"ann{p}" for p in range(4)
+    ]
+    assert [len(part) for part in parts] == [4, 2, 2]
+    assert parts[0].records[0].name.startswith("images/")
+    by_name = sources.load(change(cfg, patient_pattern=r"(\d)_"), "train")
+    assert {r.patient for r in by_name.records} < set("0123")
+    with pytest.raises(ValueError, match=r"a CSV has no list train; data\.split="):
+        sources.load(change(cfg, split="given"), "train")
+    (tmp_path / "images" / "2_1.png").unlink()
+    with pytest.raises(ValueError, match=r"there is no image 2_1\.png"):
+        sources.load(cfg, "train")
 
 
 def test_no_jax_is_loaded():

@@ -1,0 +1,90 @@
+"""Patients made or read side by side and given on in order, whatever the number of workers."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from jaxdet.data import folds
+from jaxdet.data.builders.store import WHOLE
+from jaxdet.types import CtSlice
+
+PARTS = ("train", "val", "test")
+MOST_WORKERS = 8  # unless asked for more: a patient of the four-phase set takes about 130 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Patient:
+    """What was made or read of one patient."""
+
+    slices: Sequence[CtSlice]
+    notes: dict[str, int] = dataclasses.field(default_factory=dict)  # faults by kind, counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A set that can be made: its patients, where each belongs, and what makes its slices."""
+
+    name: str  # "phantom_sltd/tiny"
+    patients: tuple[str, ...]  # in the order in which they are written
+    splits: tuple[str, ...]  # of each patient
+    cases: Callable[[int], Patient]  # patient number n; goes to other processes
+    metadata: dict[str, Any]
+    workers: int | None = None  # None: one a core, MOST_WORKERS at most
+
+
+def examples(
+    plan: Plan, workers: int | None = None, notes: dict[str, dict[str, int]] | None = None
+) -> Iterator[tuple[str, CtSlice]]:
+    """(split, slice) of every patient in order, with a progress bar, made by so many processes.
+
+    At most one patient more than there are workers is held, so memory does not grow with the set.
+    With one worker everything happens in this process. Notes of the patients are put into `notes`
+    as they come: kind -> patient -> count.
+    """
+    import tqdm
+
+    count = workers or plan.workers or min(os.cpu_count() or 1, MOST_WORKERS)
+    bar = tqdm.tqdm(
+        list(zip(plan.patients, plan.splits, strict=True)),
+        desc=plan.name,
+        unit="patient",
+        disable=None,
+    )
+    with contextlib.closing(_made(plan, min(count, len(plan.patients)))) as made:
+        for (patient, split), own in zip(bar, made, strict=True):
+            for kind, times in own.notes.items():
+                (notes if notes is not None else {}).setdefault(kind, {})[patient] = times
+            for one in own.slices:
+                yield split, one
+
+
+def official(patients: Sequence[str]) -> tuple[str, ...]:
+    """The split of each patient by the official rule; all in one where they are too few for it."""
+    if len(set(patients)) < folds.OFFICIAL_LEAST:
+        return (WHOLE,) * len(patients)
+    return tuple(PARTS[part] for part in folds.official(patients))
+
+
+def _made(plan: Plan, workers: int) -> Iterator[Patient]:
+    numbers = range(len(plan.patients))
+    if workers <= 1:
+        yield from map(plan.cases, numbers)
+        return
+    # Spawned: a fork of a process with threads (grain's, JAX's) may hang.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        ahead: collections.deque = collections.deque()
+        try:
+            for number in numbers:
+                ahead.append(pool.submit(plan.cases, number))
+                if len(ahead) > workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
