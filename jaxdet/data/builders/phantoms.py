@@ -12,7 +12,6 @@ from jaxdet.data.builders.store import WHOLE
 from jaxdet.data.builders.stream import Patient, Plan, official
 from jaxdet.types import CtSlice
 
-
 PART_PX = 4 << 20  # HU that one task makes at most, about: a patient of more is made in parts
 SLICES = 64  # of the largest tumour of the four-phase set
 

@@ -1,11 +1,14 @@
-"""The built-in CT: portal-phase slices of made-up patients with liver tumours, no download needed.
+"""The built-in CT: made-up patients with liver tumours in one or four phases, no download needed.
 
-slices     which slices are shown, their truth, and the function that makes their pixels
-render     one slice of one patient: HU, tissue map, tumour masks
-patients   what is drawn once a patient, from anatomy, vessels, lesions and tissue
-scanner    blur and noise
+sets        which phantoms there are;  cases  all annotated slices of a patient
+on_demand   the demo's slices, made when they are read;  implant  the lesions in a real CT
+render      one slice of one patient in one phase: HU, tissue map, liver and tumour masks
+patients    what is drawn once a patient: anatomy, vessels, distractors, tissue and contrast,
+            scanner, motion, and by kind of set (sltd, multiphase, demo) lesions, place
 """
 
-from jaxdet.data.phantom.slices import records
+from jaxdet.data.phantom.cases import cases
+from jaxdet.data.phantom.on_demand import records
+from jaxdet.data.phantom.sets import SETS, Set
 
-__all__ = ["records"]
+__all__ = ["SETS", "Set", "cases", "records"]

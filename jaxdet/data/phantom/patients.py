@@ -1,4 +1,4 @@
-"""One patient: size, outlines, HU, vessels, lesions and noise, drawn once from (seed, number)."""
+"""One patient: outlines, HU, vessels, scanner, breathing and lesions, from (set, seed, number)."""
 
 import dataclasses
 import functools
@@ -6,50 +6,76 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-from jaxdet.data.phantom import anatomy, lesions, tissue, vessels
-
-NOISE_HU, NOISE_SPREAD = 12.0, 0.25  # log-normal between patients, at full bandwidth
+from jaxdet.data.phantom import (
+    anatomy,
+    demo,
+    distractors,
+    motion,
+    multiphase,
+    scanner,
+    sltd,
+    tissue,
+    vessels,
+)
+from jaxdet.data.phantom.lesions import Lesion
+from jaxdet.data.phantom.sets import Set
 
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-    """All that is drawn once a patient. Lengths are in frame mm, each `mm` of the patient's mm."""
+    """All that is drawn once a patient. Lengths are in mm in the frame of the body."""
 
+    set: Set
     seed: int
     number: int
-    mm: float
-    shift: Float[np.ndarray, "2"]  # x, y of the body on the table
     body: anatomy.Body
-    hu: dict[str, float]
-    portal: Float[np.ndarray, "S 7"]
-    hepatic: Float[np.ndarray, "T 7"]
-    lesions: tuple[lesions.Lesion, ...]
-    noise_hu: float
+    hu: dict[str, dict[str, float]]  # by phase and tissue
+    trees: dict[str, Float[np.ndarray, "S 7"]]  # vessels by name
+    lesions: tuple[Lesion, ...]
+    benign: tuple[tuple[str, Lesion], ...]  # what looks like a tumour and is none, by tissue
+    sleeve_mm: float  # of the dark sleeve beside portal branches in the portal phase
+    scanner: scanner.Scanner
+    shift_mm: Float[np.ndarray, "2"]  # x, y of the body on the table
+    motions: dict[str, motion.Motion]  # by phase; the portal phase does not move
+    slices: tuple[int, ...]  # the annotated ones, rising
+    annotated: str  # the phase on which the lesions are drawn
+
+    @property
+    def name(self) -> str:
+        """What messages call the patient; tells nothing about a real one."""
+        return f"phantom patient {self.number}"
 
 
-@functools.lru_cache(maxsize=256)
-def patient(seed: int, number: int) -> Patient:
-    """Patient `number` of the phantom `seed`."""
-    rng = np.random.default_rng([seed, number, 0])
-    mm = float(np.clip(rng.normal(1.0, 0.05), 0.88, 1.04))
-    body, hu = anatomy.draw(rng), tissue.draw(rng)
-    noise = float(NOISE_HU * np.exp(NOISE_SPREAD * rng.normal()))
-    shift = rng.normal(0, 2.0, 2).clip(-4, 4)
-    portal, hepatic = _trees(np.random.default_rng([seed, number, 1]), body)
-    drawn = lesions.draw(np.random.default_rng([seed, number, 2]), body, hu, mm)
-    return Patient(seed, number, mm, shift, body, hu, portal, hepatic, tuple(drawn), noise)
+PLANS = {"sltd": sltd.plan, "multiphase": multiphase.plan, "demo": demo.plan}
 
 
-def _trees(rng: np.random.Generator, body: anatomy.Body) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.array(anatomy.LIVER_BOX_MM).T
-    points = rng.uniform(low, high, (1500, 3)).astype(np.float32)
-    points = points[anatomy.liver(body, tuple(points.T)) < -5.0]
-    half = len(points) // 2
-    trunk = np.array([[*anatomy.PORTAL_START, *anatomy.HILUM, 6.8]], np.float32)
-    portal = np.vstack([trunk, vessels.grow(anatomy.HILUM, points[:half], 6.4)])
-    # Right, middle and left hepatic vein: thirds of the liver as seen from the cava.
-    fed = points[half:]
-    turn = np.arctan2(*(fed[:, :2] - anatomy.CAVAL_INLET[:2] + [0, 8]).T[::-1])
-    thirds = np.array_split(fed[np.argsort(turn, kind="stable")], 3)
-    trees = [vessels.grow(anatomy.CAVAL_INLET, third, 4.6) for third in thirds]
-    return portal, np.vstack(trees)
+@functools.lru_cache(maxsize=64)
+def patient(which: Set, seed: int, number: int) -> Patient:
+    """Patient `number` of the phantom `which` with `seed`: the same one in any process or order."""
+    rng = [np.random.default_rng([seed, number, stream]) for stream in range(6)]
+    kind = "multiphase" if which.kind == "multiphase" else "sltd"
+    cirrhosis = tissue.cirrhosis(rng[0], kind)
+    body, hu = anatomy.draw(rng[0], cirrhosis), tissue.draw(rng[1], kind, cirrhosis)
+    planned = PLANS[which.kind](rng[2], which, seed, number, body, hu)
+    avoid = [(lesion.centre, lesion.radius_mm) for lesion in planned.lesions]
+    return Patient(
+        set=which,
+        seed=seed,
+        number=number,
+        body=body,
+        hu=hu,
+        trees=vessels.draw(rng[3], body, cirrhosis),
+        lesions=planned.lesions,
+        benign=tuple(
+            (found.tissue, distractors.as_lesion(found, hu))
+            for found in distractors.draw(rng[4], body, kind, avoid)
+        ),
+        sleeve_mm=distractors.sleeve_mm(rng[4], body),
+        scanner=scanner.draw(rng[5], kind, body.lr_mm, which),
+        shift_mm=rng[5].normal(0, 6.0, 2).clip(-12, 12),
+        motions=motion.draw(np.random.default_rng([seed, number, 6]))
+        if len(which.phases) > 1
+        else {},
+        slices=planned.slices,
+        annotated=planned.annotated,
+    )

@@ -1,0 +1,61 @@
+"""Which phantoms are there? Kinds, sizes, and the resolution of each."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from jaxdet.types import PHASES
+
+Kind = Literal["sltd", "multiphase", "demo"]
+Size = Literal["tiny", "small", "paper"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Set:
+    """How many patients are made, and how they are scanned."""
+
+    kind: Kind
+    patients: int
+    size: int  # px of a slice's side; the field of view is the patient's
+    pitch_mm: float  # from one slice to the next
+    thickness_mm: float
+    depth: int  # slices of a volume, from below the liver to above it
+    phases: tuple[str, ...] = ("portal",)
+    neighbours: int = 1  # slices of each phase in one example
+    free_slices: int = 0  # of each volume, without any tumour, beside the annotated ones
+
+
+def _sltd(patients: int, size: int) -> Set:
+    """As paper 1: 1 mm slices every 0.8 mm, portal phase."""
+    return Set("sltd", patients, size, 0.8, 1.0, 200)
+
+
+def _multiphase(patients: int, size: int) -> Set:
+    """As paper 2; its spacing is not given: 2.5 mm makes its 17 data points a patient."""
+    return Set("multiphase", patients, size, 2.5, 3.0, 64, PHASES, 3)
+
+
+SETS: dict[str, dict[Size, Set]] = {
+    "sltd": {"tiny": _sltd(16, 256), "small": _sltd(64, 512), "paper": _sltd(208, 512)},
+    "multiphase": {
+        "tiny": _multiphase(20, 256),
+        "small": _multiphase(100, 256),
+        "paper": _multiphase(280, 512),
+    },
+}
+
+
+def demo(patients: int, size: int) -> Set:
+    """Larger tumours in thicker slices, which a small detector finds after minutes of training."""
+    return Set("demo", patients, size, 2.5, 2.5, 64)
+
+
+def height_mm(which: Set, z: int) -> float:
+    """Height of slice z in the frame of the body."""
+    return (z - (which.depth - 1) / 2) * which.pitch_mm
+
+
+def nearest_slice(which: Set, height: float | np.floating) -> int:
+    """The slice nearest to a height in mm; may lie outside of the volume."""
+    return round(float(height) / which.pitch_mm + (which.depth - 1) / 2)

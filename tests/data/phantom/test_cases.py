@@ -1,0 +1,136 @@
+"""Slices as the data sets get them: truth fits the pixels, phases fit each other, seeds decide."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from jaxdet.data import masks
+from jaxdet.data.phantom import SETS, cases, patients, render, tissue
+from jaxdet.types import PHASES
+
+ONE = dataclasses.replace(SETS["sltd"]["paper"], size=160)
+FOUR = dataclasses.replace(SETS["multiphase"]["paper"], size=96)
+
+
+@pytest.fixture(scope="module")
+def single():
+    return [case for number in range(4) for case in cases(ONE, 1, number)]
+
+
+@pytest.fixture(scope="module")
+def four():
+    """A patient annotated on another phase than the portal one, with a tumour of a usual size."""
+    return cases(FOUR, 0, _usual())
+
+
+def _usual() -> int:
+    for number in range(40):
+        p = patients.patient(FOUR, 0, number)
+        if p.annotated != "portal" and 25 < 2 * p.lesions[0].semi.max() < 45:
+            return number
+    raise LookupError("no such patient")
+
+
+def test_shapes_types_and_names(single, four):
+    for case, channels, phases in ((single[0], 1, ("portal",)), (four[0], 12, PHASES)):
+        size = case.hu.shape[0]
+        assert case.hu.shape == (size, size, channels) and case.hu.dtype == np.int16
+        assert case.phases == phases and case.livers.shape == (size, size, len(phases))
+        assert case.lesions.shape == (size, size) and case.livers.dtype == bool
+        assert case.boxes_xyxy.dtype == np.float32 and len(case.labels) == len(case.boxes_xyxy)
+        assert case.name == f"{case.patient} slice {case.z}"
+    assert four[0].displacement_mm.shape == (12, 12, 4, 3)
+    assert single[0].displacement_mm is None
+
+
+def test_boxes_are_those_of_the_mask_and_lesions_lie_in_the_liver(single, four):
+    for case in [*single, *four]:
+        found = masks.boxes_of(case.lesions, smooth=False)
+        assert np.array_equal(found.boxes_xyxy, case.boxes_xyxy)
+        assert len(case.boxes_xyxy) >= 1
+        liver = case.livers[..., case.phases.index(case.annotated)]
+        assert (liver | (case.lesions == 0)).all()
+        assert np.array_equal(
+            masks.diameters_mm(case.lesions, case.spacing_mm[:2]), case.diameters_mm
+        )
+
+
+def test_data_points_of_a_patient_share_their_slices(four):
+    for low, high in itertools.pairwise(four):
+        if high.z == low.z + 1:
+            a, b = (c.hu.reshape(*c.hu.shape[:2], 4, 3) for c in (low, high))
+            assert np.array_equal(a[..., 1:], b[..., :2])
+    assert all(1 <= case.z <= FOUR.depth - 2 for case in four)
+
+
+def test_any_slice_alone_is_the_same_slice(four):
+    number = _usual()
+    patients.patient.cache_clear()
+    p = patients.patient(FOUR, 0, number)
+    alone = render.hounsfield(p, four[1].z, "delayed")
+    assert np.array_equal(np.rint(alone).astype(np.int16), four[1].hu[..., 10])
+    patients.patient.cache_clear()
+    again = cases(FOUR, 0, number)
+    assert all(np.array_equal(a.hu, b.hu) for a, b in zip(four, again, strict=True))
+
+
+def test_tissues_have_the_patients_hu_in_every_phase():
+    p = patients.patient(FOUR, 3, 1)
+    quiet = dataclasses.replace(p, scanner=dataclasses.replace(p.scanner, cupping_hu=0.0))
+    for phase in PHASES:
+        hu, number = render.ideal(quiet, 32, phase), render.tissues(quiet, 32, phase)
+        for name in ("liver", "spleen", "aorta", "fat"):
+            where = number == tissue.NUMBER[name]
+            if where.sum() > 40:
+                assert np.median(hu[where]) == pytest.approx(p.hu[phase][name], abs=9.0), name
+
+
+def test_liver_and_tumour_masks_are_those_of_the_tissues():
+    p = patients.patient(FOUR, 0, _usual())
+    z = p.slices[len(p.slices) // 2]
+    for phase in ("portal", "arterial"):
+        drawn = render.tissues(p, z, phase) == tissue.NUMBER["tumour"]
+        assert np.array_equal(drawn, render.tumours(p, z, phase) > 0)
+        assert (render.liver(p, z, phase) | ~drawn).all()
+
+
+def test_phases_are_displaced_as_stored(four):
+    """Tissue deep in the portal liver is liver again at point + displacement, in every phase."""
+    seen, moved = [], []
+    for case in four:
+        pixel = case.spacing_mm[0]
+        depth = scipy.ndimage.distance_transform_edt(case.livers[..., 2]) * pixel
+        assert np.abs(case.displacement_mm[..., 2, :]).max() == 0
+        for row, column in np.argwhere(depth[4::8, 4::8] > 6.0):
+            for k in range(4):
+                dx, dy, dz = case.displacement_mm[row, column, k]
+                if abs(dz) < 2.0:  # else it left this slice
+                    x, y = column * 8 + 3.5 + dx / pixel, row * 8 + 3.5 + dy / pixel
+                    seen.append(case.livers[round(float(y)), round(float(x)), k])
+                    moved.append(np.hypot(dx, dy))
+    assert len(seen) > 200 and np.mean(seen) > 0.99
+    assert np.max(moved) > 2.0
+
+
+def test_free_slices_show_the_liver_and_no_tumour():
+    which = dataclasses.replace(ONE, free_slices=2)
+    found = cases(which, 1, 0)
+    free = [case for case in found if not len(case.boxes_xyxy)]
+    assert len(free) == 2 and all(case.livers.any() for case in free)
+    assert all(not case.lesions.any() for case in free)
+    some = [case for case in found if len(case.boxes_xyxy)]
+    wanted = cases(ONE, 1, 0)
+    assert all(np.array_equal(a.hu, b.hu) for a, b in zip(some, wanted, strict=True))
+
+
+def test_noise_knows_nothing_of_the_tumours():
+    p = patients.patient(ONE, 1, 0)
+    z = p.slices[0]
+    without = dataclasses.replace(p, lesions=())
+    far = scipy.ndimage.binary_dilation(render.liver(p, z), iterations=6)
+    a, b = render.hounsfield(p, z), render.hounsfield(without, z)
+    assert np.allclose(a[~far], b[~far], atol=1e-3)  # the blur's own rounding
+    assert np.abs(a - b).max() > 8.0
