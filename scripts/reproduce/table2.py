@@ -85,9 +85,7 @@ def measure(case: CtSlice, method: str, backend: str) -> dict[str, list[float]]:
     else:
         transforms = portal.transforms(case, method, backend=backend)
         after = portal.warp(case, transforms)
-        shifts = {
-            phase: each[0].displacement_px for phase, each in transforms.items()
-        }
+        shifts = {phase: each[0].displacement_px for phase, each in transforms.items()}
     return {
         "dice": list(dice.mismatch(after.livers, after.phases).values()),
         "error_mm": [e for ph in case.phases if ph != "portal" for e in errors(case, ph, shifts)],

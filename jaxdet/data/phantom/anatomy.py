@@ -322,8 +322,8 @@ def planes(body: Body) -> tuple[Plane, Plane, Plane, float]:
     (vx, vy, _), _ = body.places["cava"]
     (px, py, pz), _ = body.places["porta"]
     gx, gy, _ = body.places["gallbladder"][0]
-    turn = float(np.clip(np.arctan2(vx - gx, vy - gy), 0.35, 0.85))
-    return (vx, vy, turn), (vx, vy, turn + 1.1), (px + FISSURE_MM, py, -0.12), pz - 8.0
+    turn = float(np.clip(np.arctan2(vx - gx, vy - gy) + 0.06, 0.4, 0.9))
+    return (vx, vy, turn), (vx, vy, turn + 1.14), (px + FISSURE_MM, py, -0.12), pz - 8.0
 
 
 def _beyond(plane: Plane, x: Number | np.ndarray, y: Number | np.ndarray) -> Field:

@@ -20,7 +20,7 @@ LIVER_BOX_MM = ((-164.0, 76.0), (-114.0, 110.0), (-112.0, 78.0))  # holds the li
 
 # Sizes of the mean patient, to whose cavity the tables below are scaled.
 LR_MM, AP_MM, CANAL_MM = 330.0, 245.0, 55.5  # width, depth, y of the spinal canal
-SIDE_MM, FRONT_MM, BACK_MM = 140.0, 154.0, 32.0  # cavity: half width, before and behind the canal
+SIDE_MM, FRONT_MM, BACK_MM = 140.0, 154.0, 36.0  # cavity: half width, before and behind the canal
 
 # Centre and semi-axes in mm, x and y from the spinal canal (as in the fact sheet). These scale with
 # the cavity:
@@ -179,7 +179,7 @@ def sizes_mm(rng: np.random.Generator) -> dict[str, float]:
         "canal_y_mm": ap / 2 - deep,
         "fat_mm": fat,
         "front_fat_mm": front,
-        "side_mm": lr / 2 - fat - 13,
+        "side_mm": lr / 2 - fat - 12.5,
         "front_mm": ap / 2 - front - 9,
     }
     return {name: float(size) for name, size in found.items()}

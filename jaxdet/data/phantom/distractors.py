@@ -1,8 +1,8 @@
 """What looks like a small tumour in the liver and is none: drawn, never labelled, in every phase.
 
-Kinds and shares are those of the project's fact sheet on abdominal CT, section 7, raised until a
-slice shows about as many as it asks for. Vessel sections, fissures, gallbladder and bowel beside
-the liver, which readers mistake as well, are anatomy and lie elsewhere.
+Kinds and shares of patients are those of the project's fact sheet on abdominal CT, section 7; how
+many nodules and perfusion spots a patient has is an estimate. Vessel sections, fissures,
+gallbladder and bowel beside the liver, which readers mistake as well, are anatomy.
 """
 
 import dataclasses

@@ -27,7 +27,7 @@ def skin(body: Body, points: Points, depth_mm: float = 0.0) -> Field:
 
 def flesh(body: Body, points: Points) -> Field:
     """The body less its subcutaneous fat, which is thicker in front than at the side."""
-    return _outline(body, points, body.fat_mm, body.front_fat_mm, 0.9 * body.fat_mm, 2.5)
+    return _outline(body, points, body.fat_mm, body.front_fat_mm, 1.1 * body.fat_mm, 2.5)
 
 
 def _outline(

@@ -18,16 +18,18 @@ from jaxdet.data.phantom.shapes import Field, Points
 MURRAY = 2.7
 STEP = 0.4  # of the way to the middle of what it serves, until a branch forks
 LEAST_MM = 0.5  # radius of the finest branches
-SERVED_ML = 1.7  # of liver by the end of a branch
+SERVED_ML = 1.4  # of liver by the end of a branch
 PORTAL_MM = {"main": (6.9, 0.4), "right": (4.25, 0.2), "left": (3.75, 0.2)}  # radius: mean, SD
 HEPATIC_MM = {"right": 4.7, "middle": 4.0, "left": 4.4}  # radius where they enter the cava
 HEPATIC_SICK_MM, HEPATIC_SPREAD = 2.45, 0.06  # in cirrhosis; relative SD
-LEFT_VEIN_TURN = -0.5  # rad, from the front: the plane of the left hepatic vein
+HEPATIC_SHARES = {"right": 0.56, "middle": 0.28, "left": 0.16}  # of the liver, at these radii
+LEFT_VEIN_TURN = -0.35  # rad, from the front: the plane of the left hepatic vein
 INLET_MM = 10.0  # of the hepatic veins under the top of the liver
 DEEP_MM = 3.5  # under the surface: where branches end
 LARGE_MM, APART_MM = 1.0, 3.0  # portal and hepatic branches of this radius keep this gap
 HILAR_MM = 2.9  # portal branches of this radius may run in the fat of the hilum and the fissure
 ENTRY_MM = 24.0  # from a root: so far a branch may leave the liver
+SUNK_MM = 2.5  # under the surface: where forks come to lie
 BEND, BEND_MM = 0.07, 2.0  # sideways, as a share of a piece's length and at most
 
 Tree = Float[np.ndarray, "_ 7"]
@@ -43,9 +45,11 @@ def draw(rng: np.random.Generator, body: anatomy.Body, cirrhosis: float) -> dict
     portal, outside = _portal(rng, body)
     hepatic = _hepatic(rng, body, cirrhosis)
     hepatic = _parted(hepatic, portal)
-    gate = portal[portal[:, 6] > HILAR_MM, 3:6]
-    portal = _bent(rng, body, _within(body, portal, np.concatenate([portal[:1, :3], gate])))
-    hepatic = _bent(rng, body, _within(body, hepatic, hepatic[:1, :3]))
+    gates = np.concatenate([portal[:1, :3], portal[portal[:, 6] > HILAR_MM, 3:6]])
+    portal, hepatic = (
+        _bent(rng, body, _within(body, _sunk(body, tree, roots), roots))
+        for tree, roots in ((portal, gates), (hepatic, hepatic[:1, :3]))
+    )
     artery = np.concatenate([_beside(portal[portal[:, 6] > 0.8]), _arteries(body)])
     return {
         "portal_vein": np.concatenate([portal, outside]),
@@ -255,7 +259,10 @@ def _hepatic(rng: np.random.Generator, body: anatomy.Body, cirrhosis: float) -> 
     for k, name in enumerate(HEPATIC_MM):
         radius = HEPATIC_MM[name] + min(1.0, cirrhosis) * (HEPATIC_SICK_MM - HEPATIC_MM[name])
         radius *= 1 + HEPATIC_SPREAD * float(np.clip(rng.normal(), -2, 2))
-        parts.append(grow(inlet, _thinned(rng, points[nearest == k], radius), radius, rng, body))
+        served = points[nearest == k]
+        share = len(served) / len(points) / HEPATIC_SHARES[name]
+        radius *= float(np.clip(share ** (1 / MURRAY), 0.8, 1.1))
+        parts.append(grow(inlet, _thinned(rng, served, radius), radius, rng, body))
     return np.concatenate(parts)
 
 
@@ -334,6 +341,23 @@ def _parted(tree: Tree, other: Tree) -> Tree:
             np.add.at(weight, ends[large], hit.sum(axis=0))
         move[fixed] = 0
         knots = (knots + move / np.maximum(weight, 1.0)).astype(np.float32)
+    return np.hstack([knots[start], knots[end], tree[:, 6:]]).astype(np.float32)
+
+
+def _sunk(body: anatomy.Body, tree: Tree, roots: Float[np.ndarray, "R 3"]) -> Tree:
+    """The tree with its forks at least `SUNK_MM` under the surface, but for those near a root."""
+    knots, start, end = _knots(tree)
+    far = cKDTree(roots).query(knots)[0] > ENTRY_MM
+    for _ in range(4):
+        depth = -anatomy.liver(body, tuple(knots.T))
+        high = np.flatnonzero(far & (depth < SUNK_MM))
+        if not len(high):
+            break
+        around = knots[high, None] + np.float32(1.5) * np.float32([*np.eye(3), *-np.eye(3)])
+        f = anatomy.liver(body, tuple(around.reshape(-1, 3).T)).reshape(-1, 6)
+        down = f[:, 3:] - f[:, :3]
+        down /= np.linalg.norm(down, axis=1, keepdims=True) + 1e-6
+        knots[high] += down * (SUNK_MM + 0.5 - depth[high])[:, None].clip(0, 4)
     return np.hstack([knots[start], knots[end], tree[:, 6:]]).astype(np.float32)
 
 

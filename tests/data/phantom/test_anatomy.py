@@ -47,7 +47,9 @@ def bent(points: shapes.Points, amount: float, seed: int = 0) -> shapes.Points:
     rng = np.random.default_rng(seed)
     full = np.broadcast_arrays(*(np.asarray(p, np.float32) for p in points))
     waves = [scipy.ndimage.gaussian_filter(rng.normal(size=full[0].shape), 9.0) for _ in full]
-    return tuple((p + amount * w / w.std()).astype(np.float32) for p, w in zip(full, waves, strict=True))
+    return tuple(
+        (p + amount * w / w.std()).astype(np.float32) for p, w in zip(full, waves, strict=True)
+    )
 
 
 def test_same_seed_same_body():

@@ -81,7 +81,7 @@ def test_diameters_of_the_large_vessels(drawn):
         right = portal[near & (portal[:, 6] < 5)][:, 6].max()
         assert 3.8 <= right <= 4.8
         inlet = hepatic[np.linalg.norm(hepatic[:, :3] - hepatic[0, :3], axis=1) < 0.1]
-        assert len(inlet) == 3 and inlet[:, 6].min() > 3.4 and inlet[:, 6].max() < 5.4
+        assert len(inlet) == 3 and inlet[:, 6].min() > 3.0 and inlet[:, 6].max() < 5.8
         assert min(portal[:, 6].min(), hepatic[:, 6].min()) > 0.49  # 1 mm of diameter
 
 
@@ -117,7 +117,7 @@ def test_vessels_leave_the_liver_at_hilum_and_cava_only(drawn):
 def test_every_segment_is_served(drawn):
     for body, trees in drawn:
         for name in ("portal_vein", "hepatic_vein"):
-            fine = trees[name][trees[name][:, 6] < 0.9]
+            fine = trees[name][trees[name][:, 6] < 1.0]
             served = np.bincount(anatomy.segment(body, tuple(fine[:, 3:6].T)), minlength=9)
             assert served[4:].min() > 15
             assert served[2] + served[3] > 15
@@ -159,7 +159,7 @@ def test_arteries_go_with_the_portal_vein(drawn):
 
 @pytest.mark.parametrize("amount", [0.0, 6.0])
 def test_distances_equal_the_nearest_tube(drawn, amount):
-    body, trees = drawn[0]
+    _, trees = drawn[0]
     tree = trees["portal_vein"]
     line = np.arange(-120, 60, 2.5, dtype=np.float32)
     points = (line[None, :], line[:, None], 3.0)
@@ -178,15 +178,15 @@ def test_distances_equal_the_nearest_tube(drawn, amount):
 def test_crossing_takes_what_touches_the_heights():
     tree = np.float32([[0, 0, 0, 0, 0, 10, 1], [0, 0, 20, 5, 0, 20, 2], [0, 0, 40, 0, 0, 30, 1]])
     for (low, high, reach), wanted in (
-        ((5, 5, 0), [0]),
-        ((12, 17, 0), []),
-        ((12, 17, 2), [0, 1]),
-        ((-3, -2, 0.5), []),
-        ((11, 29, 0), [0, 1, 2]),
+        ((5.0, 5.0, 0.0), [0]),
+        ((12.0, 17.0, 0.0), []),
+        ((12.0, 17.0, 2.0), [0, 1]),
+        ((-3.0, -2.0, 0.5), []),
+        ((11.0, 29.0, 0.0), [0, 1, 2]),
     ):
         found = vessels.crossing(tree, low, high, reach)
         assert np.array_equal(found, tree[wanted])
-    assert vessels.crossing(tree[:0], 0, 1, 0).shape == (0, 7)
+    assert vessels.crossing(tree[:0], 0.0, 1.0).shape == (0, 7)
     assert (vessels.distances(tree[:0], (LINE[None], LINE[:, None], 0.0)) == 1000).all()
 
 
