@@ -77,7 +77,6 @@ def measure(chosen: argparse.Namespace, items, real: dict) -> tuple[list, dict]:
     four_noise = group(samples.multiphase_noise, "noise", 3, 4, 5, 15)
     bodies = group(samples.body_geometry, "bodies", 11, 12)
     trees = group(samples.vessel_facts, "bodies", 11)
-    shifts = group(samples.box_shifts, "bodies", 13)
     probe = group(samples.slice_statistics, "probe", 14)
     ladder = HERE / "results" / "table2.json"
     make = {
@@ -91,9 +90,9 @@ def measure(chosen: argparse.Namespace, items, real: dict) -> tuple[list, dict]:
         8: lambda: items.item_8(one, pixels, four),
         9: lambda: items.item_9(one, four),
         10: lambda: items.item_10(one, four),
-        11: lambda: items.item_11(trees, bodies, real),
+        11: lambda: items.item_11(trees, bodies),
         12: lambda: items.item_12(bodies, real),
-        13: lambda: items.item_13(chosen.seed, PATIENTS["motion"][quick], shifts, ladder),
+        13: lambda: items.item_13(chosen.seed, PATIENTS["motion"][quick], ladder),
         14: lambda: items.item_14([row for rows in probe for row in rows]),
     }
     rows = [row for item in sorted(wanted & set(make)) for row in make[item]()]

@@ -15,7 +15,7 @@ import scipy.ndimage
 import scipy.optimize
 import scipy.signal
 import scipy.special
-from jaxtyping import Bool, Float, Integer, Shaped
+from jaxtyping import Bool, Float, Integer
 
 Corners = list[tuple[int, int]]
 
@@ -305,12 +305,6 @@ def murray(
     forks = {parent: rows for parent, rows in children.items() if len(rows) > 1}
     off = [abs(power[parent] - power[rows].sum()) / power[parent] for parent, rows in forks.items()]
     return np.array(off, np.float64), tree[list(forks), 3:6].reshape(-1, 3)
-
-
-def dice(a: Shaped[np.ndarray, "*S"], b: Shaped[np.ndarray, "*S"]) -> float:
-    """Of two masks; NaN where both are empty."""
-    total = int((a != 0).sum() + (b != 0).sum())
-    return float(2 * ((a != 0) & (b != 0)).sum() / total) if total else float("nan")
 
 
 def eroded(mask: Bool[np.ndarray, "H W"], mm: float, pixel_mm: float) -> Bool[np.ndarray, "H W"]:

@@ -95,13 +95,12 @@ def beside(file: pathlib.Path, seed: int, shared: pathlib.Path) -> None:
     c20 = real.series(shared)
     z = len(c20.hu) // 2
     shown = {"real CT (portal, 3 mm)": (c20.hu[z], c20.pixel_mm)}
-    for title, kind, number in (
-        ("phantom, set of paper 1 (1 mm)", "sltd", 1),
-        ("phantom, set of paper 2 (3 mm)", "multiphase", 2),
+    for title, kind in (
+        ("phantom, set of paper 1 (1 mm)", "sltd"),
+        ("phantom, set of paper 2 (3 mm)", "multiphase"),
     ):
-        p = patients.patient(SETS[kind]["paper"], seed, number)
-        which = p.slices[len(p.slices) // 2]
-        shown[title] = (render.hounsfield(p, which), p.scanner.pixel_mm)
+        p, at = _middle(kind, seed)
+        shown[title] = (render.hounsfield(p, at), p.scanner.pixel_mm)
     figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.6), dpi=100)
     windows = (("W150/L50", SHOWN), ("-150 to 250 HU", (-150.0, 250.0)))
     for row, (name, (low, high)) in zip(axes, windows, strict=True):
@@ -119,13 +118,18 @@ def beside(file: pathlib.Path, seed: int, shared: pathlib.Path) -> None:
     _shrink(file, 300_000)
 
 
+def _middle(kind: str, seed: int) -> tuple[patients.Patient, int]:
+    """Of twelve patients the one with an annotated slice nearest to the middle of the liver."""
+    which = SETS[kind]["paper"]
+    wanted = sets.nearest_slice(which, 8.0)
+    found = [patients.patient(which, seed, number) for number in range(12)]
+    pairs = [(p, z) for p in found for z in p.slices[len(p.slices) // 4 :]]
+    return min(pairs, key=lambda pair: abs(pair[1] - wanted))
+
+
 def _shrink(file: pathlib.Path, most: int) -> None:
     """Fewer greys, then fewer pixels, until the file is small enough for a README."""
-    image = (
-        cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
-        if "real" in file.stem
-        else cv2.imread(str(file))
-    )
+    image = cv2.imread(str(file))
     scale = 1.0
     while True:
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

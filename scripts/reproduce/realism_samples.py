@@ -163,22 +163,21 @@ def body_geometry(seed: int, number: int) -> dict:
         for name in ("left_kidney", "right_kidney", "aorta", "cava", "gallbladder"):
             solid = np.broadcast_to(anatomy.organ(p.body, name, plane) < 0, liver.shape)
             overlap[name] = overlap.get(name, 0.0) + float((liver & solid).sum()) * step**3 / 1000
-    middle = sets.nearest_slice(p.set, 0.0)
-    map_ = render.tissues(p, middle)
+    there = np.flatnonzero(np.array(areas) > 1)
+    middle = (there[0] + there[-1]) // 2  # half-way between the lowest and the highest
+    map_, widest = (
+        render.tissues(p, sets.nearest_slice(p.set, z0 + step * k))
+        for k in (middle, int(np.argmax(areas)))
+    )
     return {
         "volume_ml": volume_,
-        "mid_cm2": _mid_area(areas),
+        "mid_cm2": float(areas[middle]),
         "max_cm2": max(areas),
         "height_mm": float((np.array(areas) > 1).sum() * step),
         "overlap_ml": overlap,
         "sections": vessel_sections(map_, p.scanner.pixel_mm),
+        "widest_sections": vessel_sections(widest, p.scanner.pixel_mm),
     } | _layout(map_, p.scanner.pixel_mm, p.body)
-
-
-def _mid_area(areas: list[float]) -> float:
-    """Of the slice half-way between the lowest and the highest that show the liver."""
-    there = np.flatnonzero(np.array(areas) > 1)
-    return float(areas[(there[0] + there[-1]) // 2])
 
 
 def vessel_sections(map_: np.ndarray, pixel: float) -> int:
@@ -240,22 +239,6 @@ def vessel_facts(seed: int, number: int) -> dict:
         "in_lesion_share": float(crossing.mean()) if crossing.size else float("nan"),
         "segments": sum(len(p.trees[n]) for n in VESSELS),
     }
-
-
-def box_shifts(seed: int, number: int) -> list[float]:
-    """How far the tumour's box centre in each other phase lies from the portal one, in mm."""
-    p = patients.patient(SETS["multiphase"]["paper"], seed, number)
-    z = int(np.clip(sets.nearest_slice(p.set, float(p.lesions[0].centre[2])), 1, p.set.depth - 2))
-    centres = {}
-    for phase in PHASES:
-        found = np.argwhere(render.tumours(p, z, phase) == 1)
-        if len(found):
-            centres[phase] = (found.min(0) + found.max(0)) / 2 * p.scanner.pixel_mm
-    return [
-        float(np.linalg.norm(centre - centres["portal"]))
-        for phase, centre in centres.items()
-        if phase != "portal" and "portal" in centres
-    ]
 
 
 # Pixels

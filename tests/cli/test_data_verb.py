@@ -97,7 +97,7 @@ def test_inspect_tells_what_is_there(phantom, tmp_path, capsys):
     }
     sides = [side for truth in truths for side in inspection.box_sides_mm(truth)]
     assert found["box_mm"]["mean"] == pytest.approx(np.mean(sides))
-    assert found["phases"] == list(PHASES) and found["spacing_mm"]["z"]["mean"] == 2.5
+    assert found["phases"] == list(PHASES) and found["spacing_mm"]["z"]["mean"] == 2.25
     assert set(found["liver_hu"]) == set(PHASES) and 0.5 < found["liver_dice"]["mean"] < 1
     assert "3 slices" in told and "liver Dice with portal" in told and "faults    none" in told
     sheet = cv2.imread(str(out / "contact_sheet.png"))

@@ -190,10 +190,7 @@ def test_murray_of_a_tree_and_of_a_broken_one():
     assert len(measures.murray(np.zeros((0, 7), np.float32), g)[0]) == 0
 
 
-def test_dice_and_shares():
-    a = np.array([1, 1, 0, 0])
-    assert measures.dice(a, np.array([1, 0, 1, 0])) == 0.5
-    assert math.isnan(measures.dice(0 * a, 0 * a))
+def test_shares():
     assert measures.shares([1, 1, 2, 4], 4) == [0.5, 0.25, 0, 0.25]
 
 

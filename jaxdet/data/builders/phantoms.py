@@ -13,7 +13,7 @@ from jaxdet.data.builders.stream import Patient, Plan, official
 from jaxdet.types import CtSlice
 
 PART_PX = 4 << 20  # HU that one task makes at most, about: a patient of more is made in parts
-SLICES = 64  # of the largest tumour of the four-phase set
+SLICES = 72  # of the largest tumour of the four-phase set
 
 
 def plan(

@@ -77,7 +77,10 @@ def _made(plan: Plan, workers: int) -> Iterator[Patient]:
         return
     # Spawned: a fork of a process with threads (grain's, JAX's) may hang.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    with (
+        _one_thread_each(),
+        concurrent.futures.ProcessPoolExecutor(workers, context, _begin) as pool,
+    ):
         ahead: collections.deque = collections.deque()
         try:
             for number in numbers:
@@ -88,3 +91,25 @@ def _made(plan: Plan, workers: int) -> Iterator[Patient]:
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start in here have one BLAS thread: as many as the cores are processes."""
+    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _begin() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
 from jaxdet.data import masks
-from jaxdet.data.phantom import motion, patients, render, sets
+from jaxdet.data.phantom import motion, patients, place, render, sets
 from jaxdet.data.phantom.patients import Patient
 from jaxdet.data.phantom.sets import Set
 from jaxdet.types import CtSlice
@@ -51,13 +51,18 @@ def boxes(p: Patient, z: int) -> masks.Boxes:
 
 
 def free_slices(p: Patient) -> list[int]:
-    """`free_slices` slices of the liver that show no tumour, rising."""
+    """`free_slices` slices that show no tumour, rising, at heights where tumours are as likely."""
+    if not p.set.free_slices:
+        return []
     rng = np.random.default_rng([p.seed, p.number, 7])
+    points, _ = place.inside_liver(rng, p.body, 2000)
+    levels = [sets.nearest_slice(p.set, height) for height in points[:, 2]]
     found: list[int] = []
-    for z in rng.permutation(np.arange(p.set.depth // 6, p.set.depth * 5 // 6)).tolist():
+    for z in dict.fromkeys(levels):
         if len(found) == p.set.free_slices:
             break
-        if z not in p.slices and render.liver(p, z).any() and not render.tumours(p, z).any():
+        inside = 0 < z < p.set.depth - 1 and z not in p.slices
+        if inside and render.liver(p, z).any() and not render.tumours(p, z).any():
             found.append(z)
     return sorted(found)
 

@@ -22,9 +22,9 @@ from jaxdet.data.phantom.shapes import Points
 from jaxdet.types import PHASES
 
 REFERENCE = "portal"
-# On all deviations below. Found by `scripts/reproduce/motion.py --fit` (seed 0, 160 patients; seed 1
-# is the recorded check) as the factor at which the mean Dice of the livers over the four-phase set's
-# data points is that of paper 2's Table II, unregistered: .900.
+# On all deviations below. Found by `scripts/reproduce/motion.py --fit` (seed 0, 160 patients) as
+# the factor at which the mean Dice of the livers over the four-phase set's data points is that of
+# paper 2's Table II, unregistered: .900. Seed 1 is the recorded check.
 STRENGTH = 0.98
 
 SHIFT_MM = (2.0, 2.5, 4.0)  # SD of x, y, z; the mean of z was taken out by hand in paper 2

@@ -92,7 +92,8 @@ def _placed(
     wanted, best = lesions.diameter_mm(lesion), (-1.0, lesion)
     ball = rng.normal(size=(400, 3))
     ball *= (rng.uniform(0, 1, (400, 1)) ** (1 / 3)) / np.linalg.norm(ball, axis=1, keepdims=True)
-    for at in points[rng.integers(len(points), size=TRIES)]:
+    near = place.one_segment(rng, body, points)
+    for at in near[rng.integers(len(near), size=TRIES)]:
         there = lesions.moved(lesion, at)
         samples = tuple((at + ball * lesion.semi).astype(np.float32).T)
         inside = float(

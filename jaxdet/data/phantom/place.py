@@ -31,6 +31,18 @@ def inside_liver(
     return points[depth > 0], depth[depth > 0]
 
 
+def one_segment(
+    rng: np.random.Generator, body: anatomy.Body, points: Float[np.ndarray, "N 3"]
+) -> Float[np.ndarray, "M 3"]:
+    """The points of one Couinaud segment, drawn by volume.
+
+    Lesions are spread as the liver's volume is. Tries that fail, as most do in thin parts, must not
+    move them to the thick right lobe, so all tries of a lesion stay in its segment.
+    """
+    segments = anatomy.segment(body, tuple(points.T))
+    return points[segments == segments[int(rng.integers(len(points)))]]
+
+
 def apart(
     points: Float[np.ndarray, "N 3"], radius: float, others: list[Lesion], gap_mm: float
 ) -> np.ndarray:

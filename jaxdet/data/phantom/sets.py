@@ -32,15 +32,15 @@ def _sltd(patients: int, size: int) -> Set:
 
 
 def _multiphase(patients: int, size: int) -> Set:
-    """As paper 2; its spacing is not given: 2.5 mm makes its 17 data points a patient."""
-    return Set("multiphase", patients, size, 2.5, 3.0, 64, PHASES, 3)
+    """As paper 2; its spacing is not given: 2.25 mm makes its 17 data points a patient."""
+    return Set("multiphase", patients, size, 2.25, 3.0, 72, PHASES, 3)
 
 
 SETS: dict[str, dict[Size, Set]] = {
     "sltd": {"tiny": _sltd(16, 256), "small": _sltd(64, 512), "paper": _sltd(208, 512)},
     "multiphase": {
         "tiny": _multiphase(20, 256),
-        "small": _multiphase(100, 256),
+        "small": _multiphase(60, 256),
         "paper": _multiphase(280, 512),
     },
 }

@@ -21,8 +21,10 @@ COUNTS = (0.653, 0.234, 0.083, 0.030)  # of 1 to 4 tumours in a slice: mean 1.49
 DIAMETER_MM, MEDIAN_MM, SPREAD = (10.0, 65.0), 20.0, 0.5  # log-normal between its ends
 BOX_MM = (4.0, 50.0)
 NEAR_END = (0.5, 1.0)  # |z| / R of an annotated slice: near the first and last
-CLUSTER, TOUCHING = 0.35, 0.18  # of further tumours of a slice: close by, and of those in contact
+CLUSTER, TOUCHING = 0.35, 0.10  # of further tumours of a slice: close by, and of those in contact
+INSIDE = 0.42  # depth in the liver of the middle of a section, as a share of its longer side
 SUBCAPSULAR = 0.25  # share of the radius that may stick out of the liver, where it is cut off
+LEVEL_MM = 8.0  # of a slice: so near lies tissue that is like that in it
 TRIES = 60
 
 
@@ -48,7 +50,11 @@ def plan(
             if len(showing(which, found, z)) >= count:
                 break
             lesion, side = tumour(rng, hu)
-            tries = (_through(rng, which, lesion, side, points, found, z) for _ in range(TRIES))
+            level = points[np.abs(points[:, 2] - height_mm(which, z)) < LEVEL_MM]
+            if not len(level):
+                break
+            near = place.one_segment(rng, body, level)
+            tries = (_through(rng, which, lesion, side, near, found, z) for _ in range(TRIES))
             good = (one for one in tries if _may_join(which, body, found, slices, wanted, *one))
             found += [one for one, _ in itertools.islice(good, 1)]
     return Plan(tuple(found), tuple(slices), "portal")
@@ -119,7 +125,8 @@ def _lead(
         offsets = [lesions.height_of(lesion, side, up[0])]
         offsets += [lesions.height_of(lesion, _other(rng, lesion), True)] * both
         # Many places for one size before another is drawn: else the large ones would be rarer.
-        for at in points[rng.integers(len(points), size=TRIES)]:
+        near = place.one_segment(rng, body, points)
+        for at in near[rng.integers(len(near), size=TRIES)]:
             z = [nearest_slice(which, at[2] + offset) for offset in offsets]
             # The first of the slices is hit exactly; the second is the nearest that there is.
             centre = np.array([at[0], at[1], height_mm(which, z[0]) - offsets[0]], np.float32)
@@ -150,7 +157,7 @@ def _may_lead(
         return False
     if any(showing(which, [lesion], s) for s in slices):
         return False
-    return all(_good(showing(which, [lesion], s)) for s in z)
+    return all(_shows_well(which, body, lesion, s) for s in z)
 
 
 def _other(rng: np.random.Generator, lesion: Lesion) -> float:
@@ -161,8 +168,15 @@ def _other(rng: np.random.Generator, lesion: Lesion) -> float:
     )
 
 
-def _good(sections: list[tuple[float, float]]) -> bool:
-    return all(BOX_MM[0] <= max(section) <= BOX_MM[1] for section in sections)
+def _shows_well(which: Set, body: anatomy.Body, lesion: Lesion, z: int) -> bool:
+    """Whether slice z misses the lesion, or cuts it as wide as a box may be, inside the liver."""
+    sections = showing(which, [lesion], z)
+    if not sections:
+        return True
+    side = max(sections[0])
+    middle = np.array([*lesion.centre[:2], height_mm(which, z)], np.float32)
+    depth = -float(anatomy.liver(body, tuple(middle[:, None]))[0])
+    return BOX_MM[0] <= side <= BOX_MM[1] and depth > INSIDE * side
 
 
 def _fits(body: anatomy.Body, lesion: Lesion) -> bool:
@@ -208,9 +222,9 @@ def _may_join(
         free = not _overlaps(which, found, lesion, *close)
     if not free or not _fits(body, lesion):
         return False
-    alone = [showing(which, [lesion], s) for s in slices]
-    shown = [len(showing(which, found, s)) + len(one) for s, one in zip(slices, alone, strict=True)]
-    return all(map(_good, alone)) and all(n <= m for n, m in zip(shown, wanted, strict=True))
+    shown = [len(showing(which, [*found, lesion], s)) for s in slices]
+    well = all(_shows_well(which, body, lesion, s) for s in slices)
+    return well and all(n <= m for n, m in zip(shown, wanted, strict=True))
 
 
 def _beside(
