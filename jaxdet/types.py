@@ -93,7 +93,7 @@ class CtSlice:
     spacing_mm: tuple[float, float, float]  # x, y, z
     phases: tuple[str, ...]  # the P phases, in the order of the channels
     annotated: str  # the phase on which the lesions were drawn
-    touching: int  # lesions of this slice that touch another one
+    touching: int  # lesions of this slice that touch another; a guess where masks are binary
     patient: str
     name: str  # "phantom patient 3 slice 41": what an error message says
     z: int

@@ -117,3 +117,19 @@ def test_touching_counts_corners_too(rows, count):
     mask = np.array([[0 if c == "." else int(c) for c in row] for row in rows], np.uint8)
     assert masks.touching(mask) == count
     assert masks.touching(mask.T) == masks.touching(mask[::-1]) == count
+
+
+def test_merged_lesions_of_a_binary_mask_are_counted_where_they_part():
+    mask = np.zeros((60, 80), np.uint8)
+    cv2.circle(mask, (15, 20), 8, 1, cv2.FILLED)  # alone
+    assert masks.merged(mask) == 0
+    cv2.circle(mask, (45, 20), 8, 1, cv2.FILLED)
+    mask[19:21, 53:56] = 1  # a neck of two pixels to the third
+    cv2.circle(mask, (63, 20), 8, 1, cv2.FILLED)
+    assert masks.merged(mask) == 2 and len(masks.boxes_of(mask, smooth=False).boxes_xyxy) == 2
+    mask[40:44, 10:14] = mask[44:48, 14:18] = 1  # corner to corner
+    assert masks.merged(mask) == 4
+    assert masks.merged(np.zeros((5, 5), np.uint8)) == 0
+    assert masks.merged(np.ones((5, 5), np.uint8)) == 0
+    instances = masks.boxes_of(mask, smooth=False).instances
+    assert masks.merged(instances) == 4  # numbers are all lesion

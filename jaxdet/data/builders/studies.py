@@ -66,7 +66,7 @@ def _case(
             spacing_mm=spacing,
             phases=phases,
             annotated=study.annotated,
-            touching=masks.touching(instances),
+            touching=masks.merged(instances),
             patient=study.patient,
             name=f"patient {study.patient} slice {z}",
             z=z,
