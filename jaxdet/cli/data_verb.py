@@ -24,6 +24,7 @@ def make(
     size: Literal["tiny", "small", "paper"] = "tiny",
     seed: int = 0,
     free_slices: int = 0,
+    first: int = 0,
     path: str = "",
     layout: str = "",
     patient_pattern: str = "",
@@ -44,6 +45,7 @@ def make(
         size: of a phantom.
         seed: of a phantom.
         free_slices: of each patient of a phantom, without a tumour, beside the annotated ones.
+        first: so many patients of a phantom only; default: all of them.
         path: the CT or the slices, of any other builder; a zip or tar of them is unpacked.
         layout: how they lie there; empty: found out (multiphase_ct) or coco (sltd).
         patient_pattern: regular expression on the path of a slice, group 1 the patient (sltd).
@@ -60,6 +62,7 @@ def make(
         size=size,
         seed=seed,
         free_slices=free_slices,
+        first=first,
         path=path,
         layout=layout,
         patient_pattern=patient_pattern,

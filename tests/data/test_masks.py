@@ -127,7 +127,8 @@ def test_merged_lesions_of_a_binary_mask_are_counted_where_they_part():
     mask[19:21, 53:56] = 1  # a neck of two pixels to the third
     cv2.circle(mask, (63, 20), 8, 1, cv2.FILLED)
     assert masks.merged(mask) == 2 and len(masks.boxes_of(mask, smooth=False).boxes_xyxy) == 2
-    mask[40:44, 10:14] = mask[44:48, 14:18] = 1  # corner to corner
+    cv2.circle(mask, (20, 45), 7, 1, cv2.FILLED)  # two that overlap a little
+    cv2.circle(mask, (31, 45), 6, 1, cv2.FILLED)
     assert masks.merged(mask) == 4
     assert masks.merged(np.zeros((5, 5), np.uint8)) == 0
     assert masks.merged(np.ones((5, 5), np.uint8)) == 0

@@ -22,6 +22,7 @@ class Options:
     size: str = "tiny"
     seed: int = 0
     free_slices: int = 0
+    first: int = 0
     path: str = ""
     layout: str = ""
     patient_pattern: str = ""
@@ -46,14 +47,18 @@ def _room(name: str) -> Any:
     return importlib.import_module(f"jaxdet.data.builders.{name}")
 
 
+def _phantom(kind: str, o: Options) -> Any:
+    return _room("phantoms").plan(kind, o.size, o.seed, free_slices=o.free_slices, first=o.first)
+
+
 BUILDERS = {
     "phantom_sltd": Builder(
         "--size tiny|small|paper --seed 0: portal slices with small tumours, as paper 1's SLTD",
-        lambda o: _room("phantoms").plan("sltd", o.size, o.seed, free_slices=o.free_slices),
+        lambda o: _phantom("sltd", o),
     ),
     "phantom_multiphase": Builder(
         "--size tiny|small|paper --seed 0: four phases that breathing moves, as GSSD++'s set",
-        lambda o: _room("phantoms").plan("multiphase", o.size, o.seed, free_slices=o.free_slices),
+        lambda o: _phantom("multiphase", o),
     ),
     "sltd": Builder(
         "--path FOLDER --layout coco|yolo|voc|csv --patient-pattern '(p\\d+)': slices with boxes",

@@ -22,11 +22,13 @@ def plan(
     seed: int = 0,
     *,
     free_slices: int = 0,
+    first: int = 0,
     cases: Callable[..., Sequence[CtSlice]] | None = None,
 ) -> Plan:
     """The set phantom_KIND/SIZE; one of another seed than 0 is called SIZE_seedN.
 
-    With `free_slices` every patient has so many slices without a tumour too: SIZE_freeN.
+    With `free_slices` every patient has so many slices without a tumour too: SIZE_freeN. With
+    `first` only so many patients are made, the same ones as in the whole set: SIZE_firstN.
     `cases(set, seed, number, part=(i, n))` makes the slices of a patient, or a share of them; by
     default the phantom does. An unknown size is a ValueError.
     """
@@ -39,14 +41,20 @@ def plan(
         raise ValueError(
             f"phantom_{kind} wants 0 lesion-free slices a patient or more; got {free_slices}"
         )
-    chosen = dataclasses.replace(sizes[size], free_slices=free_slices)
+    if not 0 <= first <= sizes[size].patients:
+        raise ValueError(
+            f"phantom_{kind}/{size} has {sizes[size].patients} patients; got the first {first}"
+        )
+    count = first or sizes[size].patients
+    chosen = dataclasses.replace(sizes[size], free_slices=free_slices, patients=count)
     patients = tuple(str(number) for number in range(chosen.patients))
     splits = official(patients) if kind == "multiphase" else (WHOLE,) * len(patients)
     parts = _parts(chosen)
     return Plan(
         name=f"phantom_{kind}/{size}"
         + (f"_seed{seed}" if seed else "")
-        + (f"_free{free_slices}" if free_slices else ""),
+        + (f"_free{free_slices}" if free_slices else "")
+        + (f"_first{first}" if first else ""),
         patients=tuple(patient for patient in patients for _ in range(parts)),
         splits=tuple(split for split in splits for _ in range(parts)),
         cases=functools.partial(_part, cases or phantom.cases, chosen, seed, parts),

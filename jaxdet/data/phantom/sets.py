@@ -40,7 +40,7 @@ SETS: dict[str, dict[Size, Set]] = {
     "sltd": {"tiny": _sltd(16, 256), "small": _sltd(64, 512), "paper": _sltd(208, 512)},
     "multiphase": {
         "tiny": _multiphase(20, 256),
-        "small": _multiphase(60, 256),
+        "small": _multiphase(40, 256),
         "paper": _multiphase(280, 512),
     },
 }

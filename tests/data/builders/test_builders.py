@@ -78,6 +78,10 @@ def test_a_phantom_is_a_plan_of_patients(sets):
     assert plan.metadata["phantom"]["kind"] == "sltd" and plan.metadata["phantom"]["size"] == 256
     free = phantoms.plan("sltd", "tiny", free_slices=2, cases=fake_cases)
     assert free.name == "phantom_sltd/tiny_free2" and free.metadata["phantom"]["free_slices"] == 2
+    few = phantoms.plan("multiphase", "tiny", first=3, cases=fake_cases)
+    assert few.name == "phantom_multiphase/tiny_first3" and few.patients == ("0", "1", "2")
+    with pytest.raises(ValueError, match="tiny has 20 patients; got the first 21"):
+        phantoms.plan("sltd", "tiny", first=21)
     with pytest.raises(ValueError, match="0 lesion-free slices a patient or more; got -1"):
         phantoms.plan("sltd", "tiny", free_slices=-1)
     plan = phantoms.plan("multiphase", "tiny", cases=fake_cases)
