@@ -151,7 +151,7 @@ def _still(canvas: _Canvas, window: Window) -> shapes.Points:
 
 def _points(canvas: _Canvas, window: Window = ALL) -> shapes.Points:
     x, y, z = canvas.moved
-    if not canvas.drift:
+    if not np.ndim(z):
         return x[:, window[1]], y[window[0]], z
     return x[window], y[window], z[window]
 
