@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxdet import models
-from jaxdet.config import Experiment, from_json, to_json
+from jaxdet.config import Data, Experiment, from_json, to_json
 from jaxdet.models.detector import Detector
 
 FORMAT = 1
@@ -44,6 +44,26 @@ class Run:
     def checkpoints(self) -> pathlib.Path:
         """Where the checkpoints lie, one folder a step."""
         return self.path / "checkpoints"
+
+    def phases(self) -> tuple[tuple[str, ...], int | None]:
+        """The CT phases in the order of the channels, and the slices of each; ((), None) if none.
+
+        A RUN of a prepared set made before run.json said so asks the set; ValueError without it.
+        """
+        order, data = self.facts.get("phase_order"), self.experiment.data
+        if order:
+            return tuple(order), self.facts.get("neighbours") or data.channels // len(order)
+        if data.source != "tfds" or "imported_from" in self.facts:
+            return (), None
+        try:
+            found = phase_facts(data)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path}/run.json says no phase_order, and its prepared set is not there to "
+                f"tell ({error}). Write into it the phases in the order of the channels, such as "
+                '"phase_order": ["portal"], and the slices of each, such as "neighbours": 3'
+            ) from error
+        return tuple(found["phase_order"]), found["neighbours"]
 
     def detector(self, **fields: Any) -> Detector:
         """The RUN's detector; keywords replace fields of its Config, such as score_threshold."""
@@ -140,13 +160,25 @@ def create(
         "family": type(experiment.model).__module__.rsplit(".", 1)[-1],
         "class_names": list(class_names),
         "window_hu": to_json(experiment.data.window_hu),
-        "phase_order": None,  # of multi-phase models
+        "phase_order": None,  # the phases of the channels, where a prepared set or an import says
+        "neighbours": None,  # slices of each of these phases
         "versions": versions(),
         **facts,
         "experiment": to_json(experiment),
     }
     write_json(path / "run.json", content)
     return open_run(path)
+
+
+def phase_facts(data: Data) -> dict[str, Any]:
+    """`phase_order` and `neighbours` that a RUN on this data says; nothing if no prepared set."""
+    if data.source != "tfds":
+        return {}
+    from jaxdet.data.builders import store  # here, as a RUN is read without any data
+
+    prepared = store.find(data.path, data.builder)
+    order = data.phases or prepared.phases
+    return {"phase_order": list(order), "neighbours": prepared.metadata["neighbours"]}
 
 
 def open_run(path: str | os.PathLike) -> Run:

@@ -11,6 +11,7 @@ import toy
 from jaxdet import models
 from jaxdet import run as runs
 from jaxdet.config import Augment, Data, Experiment, Train
+from jaxdet.data.builders import store
 
 
 @pytest.fixture(autouse=True)
@@ -152,3 +153,39 @@ def test_prediction_takes_the_familys_own_fields(tmp_path):
     decode = run.predictor(0.4).decode.keywords["cfg"]
     assert (decode.multi_label, decode.score_threshold) == (False, 0.4)
     assert run.detector().decode.keywords["cfg"].multi_label
+
+
+def prepared_set(folder, phases=("portal", "arterial"), neighbours=3):
+    """The papers of a prepared set without examples."""
+    place = folder / "fake" / "tiny" / store.VERSION
+    place.mkdir(parents=True)
+    (place / "dataset_info.json").write_text(json.dumps({"splits": []}))
+    told = {"phases": phases, "neighbours": neighbours, "dtype": "int16", "class_names": ["tumour"]}
+    (place / "metadata.json").write_text(json.dumps(told))
+    return Data(source="tfds", path=str(folder), builder="fake/tiny", channels=6)
+
+
+def test_a_run_of_a_prepared_set_says_its_phases(tmp_path):
+    data = prepared_set(tmp_path / "sets")
+    for phases, wanted in ((), ("portal", "arterial")), (("portal",) * 2, ("portal",) * 2):
+        told = dataclasses.replace(data, phases=phases)
+        experiment = dataclasses.replace(toy.experiment(), data=told)
+        path = tmp_path / f"run{len(phases)}"
+        runs.create(path, experiment, ("tumour",), **runs.phase_facts(told))
+        content = json.loads((path / "run.json").read_text())
+        assert (content["phase_order"], content["neighbours"]) == (list(wanted), 3)
+        assert runs.open_run(path).phases() == (wanted, 3)
+
+
+def test_a_run_without_phases_is_read_as_before(tmp_path, run):
+    assert runs.phase_facts(run.experiment.data) == {}
+    assert (run.facts["phase_order"], run.facts["neighbours"]) == (None, None)
+    assert run.phases() == ((), None)
+    data = prepared_set(tmp_path / "sets")
+    experiment = dataclasses.replace(toy.experiment(), data=data)
+    old = runs.create(tmp_path / "old", experiment, ("tumour",))  # says nothing: asks the set
+    assert old.phases() == (("portal", "arterial"), 3)
+    gone = dataclasses.replace(data, path=str(tmp_path / "nowhere"))
+    old = dataclasses.replace(old, experiment=dataclasses.replace(experiment, data=gone))
+    with pytest.raises(ValueError, match=r"run\.json says no phase_order.*\"neighbours\": 3"):
+        old.phases()

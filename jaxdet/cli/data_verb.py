@@ -32,8 +32,14 @@ def make(
     neighbours: int = 3,
     nan: Literal["error", "fill"] = "error",
     gaps: Literal["error", "allow"] = "error",
-    slope: float = 1.0,
-    intercept: float = 0.0,
+    resample_to: Literal["", "portal"] = "",
+    annotated: str = "",
+    prefer: Literal["", "qform", "sform"] = "",
+    spacing_mm: tuple[float, float, float] | None = None,
+    stored_window: tuple[float, float] | None = None,
+    reverse_z: bool = False,
+    slope: float | None = None,
+    intercept: float | None = None,
     faulty_boxes: Literal["error", "clip", "drop"] = "error",
     workers: int | None = None,
 ) -> None:
@@ -53,7 +59,13 @@ def make(
         neighbours: slices of each phase in an example (lits, multiphase_ct).
         nan: NaN and infinity become air with "fill", counted (lits, multiphase_ct).
         gaps: uneven or missing slices are interpolated with "allow", counted (the same two).
-        slope: HU = slope x stored + intercept; of images that are no DICOM (sltd).
+        resample_to: the phase onto whose grid all come; empty: as the layout (multiphase_ct).
+        annotated: the phase in which the lesions are drawn, where no file says it (multiphase_ct).
+        prefer: which orientation counts where the two of a NIfTI differ (lits, multiphase_ct).
+        spacing_mm: x, y and z, where the header lies or has none (of any CT).
+        stored_window: LOW HIGH, the HU that 0 and 255 stand for, where 8 bits hold a window.
+        reverse_z: the slices are stored the other way round (lits, multiphase_ct).
+        slope: HU = slope x stored + intercept; of images that are no DICOM (sltd); 1 if not told.
         intercept: see slope; DeepLesion's 16-bit files want -32768.
         faulty_boxes: what to do with boxes outside their image (sltd).
         workers: processes; default: one a core, 8 at most, for a phantom; one for CT.
@@ -70,6 +82,12 @@ def make(
         neighbours=neighbours,
         nan=nan,
         gaps=gaps,
+        resample_to=resample_to,
+        annotated=annotated,
+        prefer=prefer,
+        spacing_mm=spacing_mm,
+        stored_window=stored_window,
+        reverse_z=reverse_z,
         slope=slope,
         intercept=intercept,
         faulty_boxes=faulty_boxes,
@@ -100,10 +118,15 @@ def _line(prepared: store.Prepared) -> str:
         for split in truths
     ]
     size = sum(file.stat().st_size for file in pathlib.Path(prepared.folder).iterdir()) / 2**20
-    return f"{prepared.name}: {', '.join(parts)}; {size:.0f} MiB in {prepared.folder}"
+    faults = prepared.metadata.get("faults") or {}
+    counts = [f"{kind} {sum(patients.values())}" for kind, patients in sorted(faults.items())]
+    told = f"; faults: {', '.join(counts)}" if counts else ""
+    return f"{prepared.name}: {', '.join(parts)}{told}; {size:.0f} MiB in {prepared.folder}"
 
 
-def inspect(name: Name, path: str = ".", out: str = "", sample: int = 48) -> None:
+def inspect(
+    name: Name, path: str = ".", out: str = "", sample: int = 48, segmenter: str = ""
+) -> None:
     """Tells what a prepared set holds, and draws a contact sheet of it.
 
     Args:
@@ -111,17 +134,22 @@ def inspect(name: Name, path: str = ".", out: str = "", sample: int = 48) -> Non
         path: the folder in which prepared sets lie.
         out: the folder for inspect.json and contact_sheet.png; default: beside the set.
         sample: slices whose pixels are read, for the liver's HU and the sheet.
+        segmenter: module:function, a function of yours (on PYTHONPATH) from a slice in HU [H, W]
+            to where liver is, bool [H, W]; for slices without liver masks.
     """
     from jaxdet.data import inspection
+    from jaxdet.data.registration import dice
     from jaxdet.report import datasets
 
+    _at_least(1, sample=sample)
+    segment = dice.segmenter(segmenter) if segmenter else None
     prepared = store.find(path, name)
-    found = inspection.inspect(prepared, sample)
+    found = inspection.inspect(prepared, sample, segment)
     print(datasets.table(found))
     folder = pathlib.Path(out or prepared.folder.parent / "inspect")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "inspect.json").write_text(json.dumps(found, indent=1))
-    shown = inspection.chosen(prepared, min(sample, SHEET_TILES // len(prepared.phases)))
+    shown = inspection.chosen(prepared, min(sample, SHEET_TILES // len(prepared.phases)), segment)
     _picture(folder / "contact_sheet.png", datasets.contact_sheet(shown))
 
 
@@ -150,6 +178,8 @@ def register(
     """
     from jaxdet.data.builders import registered
 
+    _at_least(0, seed=seed)
+    _at_least(1, workers=workers)
     prepared = store.find(path, name)
     made = registered.make(
         prepared, path, method, per_slice=not central, backend=backend, seed=seed, workers=workers
@@ -157,30 +187,47 @@ def register(
     print(_line(made))
 
 
-def figures(name: Name, out: str, path: str = ".", registered: str = "", sample: int = 60) -> None:
+def figures(
+    name: Name,
+    out: str,
+    path: str = ".",
+    registered: str = "",
+    sample: int = 60,
+    segmenter: str = "",
+) -> None:
     """Draws how well the phases lie on each other, as Fig. 1 and Fig. S1 of the GSSD++ paper.
 
     Args:
-        name: a set of several phases with liver masks.
+        name: a set of several phases with liver masks, or else with --segmenter.
         out: the folder for alignment.png and registration.png.
         path: the folder in which prepared sets lie.
         registered: the same set after `jaxdet data register`, for registration.png.
         sample: slices from which the best, the median and the worst are taken.
+        segmenter: as of `jaxdet data inspect`.
     """
     from jaxdet.data import inspection
+    from jaxdet.data.registration import dice
     from jaxdet.report import datasets
 
+    _at_least(1, sample=sample)
+    segment = dice.segmenter(segmenter) if segmenter else None
     prepared = store.find(path, name)
-    cases = inspection.chosen(prepared, sample)
+    cases = inspection.chosen(prepared, sample, segment)
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     _picture(folder / "alignment.png", datasets.alignment(cases))
     if registered:
-        after = {
-            case.name: case for case in inspection.chosen(store.find(path, registered), sample)
-        }
+        moved = inspection.chosen(store.find(path, registered), sample, segment)
+        after = {case.name: case for case in moved}
         pairs = [(case, after[case.name]) for case in cases if case.name in after]
         _picture(folder / "registration.png", datasets.before_and_after(pairs))
+
+
+def _at_least(least: int, **flags: int | None) -> None:
+    """Refuses a flag below `least`; one that was left out is None."""
+    for flag, value in flags.items():
+        if value is not None and value < least:
+            raise ValueError(f"--{flag} wants {least} or more; got {value}")
 
 
 def _picture(file: pathlib.Path, rgb: np.ndarray) -> None:

@@ -7,6 +7,7 @@ import tyro
 
 from jaxdet import run as runs
 from jaxdet.cli import arguments
+from jaxdet.config import Data
 from jaxdet.report import tables
 from jaxdet.train import evaluate as scoring
 
@@ -21,8 +22,9 @@ def evaluate(
     split: Literal["train", "val", "test"] | None = None,
     protocol: Literal["coco", "yolo", "voc", "voc07"] | None = None,
     which: Literal["best", "latest"] = "best",
-    source: Literal["coco", "yolo", "voc"] | None = None,
+    source: Literal["coco", "yolo", "voc", "csv", "tfds"] | None = None,
     path: str | None = None,
+    builder: str | None = None,
 ) -> None:
     """Scores a RUN on a split, prints the table and writes RUN/metrics/SPLIT_PROTOCOL.json.
 
@@ -32,21 +34,41 @@ def evaluate(
         protocol: default: the experiment's own.
         which: the best checkpoint or the latest.
         source: the format of other data, whose own lists are the splits; an imported RUN needs it.
+            A prepared set (tfds) is split as the experiment splits the prepared set it was
+            trained on, if it was.
         path: where those data, or else the experiment's own, lie.
+        builder: another prepared set, such as phantom_multiphase/tiny_rigid; means --source tfds.
     """
     opened = runs.open_run(run)
     experiment = opened.experiment
-    if "imported_from" in opened.facts and source is None:
+    other = _other(experiment.data, source, builder)
+    if "imported_from" in opened.facts and not other:
         raise ValueError(f"{run} was imported and has no data of its own: add --source and --path")
-    lists = {"source": source, "split": "given", "patient_pattern": ""} if source else {}
     # The RUN's own names: data whose classes differ are refused, another order of them is followed.
-    data = _replaced(experiment.data, path=path, classes=opened.class_names, **lists)
+    data = _replaced(experiment.data, path=path, classes=opened.class_names, **other)
     wanted = _replaced(experiment.evaluate, split=split, protocol=protocol)
     experiment = dataclasses.replace(experiment, evaluate=wanted, data=data)
     changed = dataclasses.replace(opened, experiment=experiment)
-    summary = scoring.evaluate_run(changed, which, other_data=source is not None)
+    summary = scoring.evaluate_run(changed, which, other_data=bool(other))
     opened.write_metrics(f"{wanted.split}_{wanted.protocol}", summary)
     print(tables.ap_table(summary))
+
+
+def _other(data: Data, source: str | None, builder: str | None) -> dict[str, str]:
+    """The fields of Data that name other data; empty where the experiment's own are meant."""
+    source = source or ("tfds" if builder else None)
+    if source is None:
+        return {}
+    if builder and source != "tfds":
+        raise ValueError(f"--builder names a prepared set, not {source} data: leave --source out")
+    if source != "tfds":
+        return {"source": source, "split": "given", "patient_pattern": ""}
+    if not (builder or data.builder):
+        raise ValueError("--source tfds wants --builder, a set that `jaxdet data list` names")
+    # Two prepared sets often are the same patients (registered, say): drawn by the same rule they
+    # fall into the same splits, and nobody that was trained on is scored.
+    split = data.split if data.source == "tfds" else "given"
+    return {"source": source, "builder": builder or data.builder, "split": split}
 
 
 def _replaced(part: object, **told: object) -> object:

@@ -22,17 +22,24 @@ def predict(
     which: Literal["best", "latest"] = "best",
     batch_size: int = 8,
     series_uid: str | None = None,
+    missing: Literal["error", "zero", "portal"] = "error",
+    nan: Literal["error", "fill"] = "error",
+    gaps: Literal["error", "allow"] = "error",
 ) -> None:
     """Finds lesions and writes detections.json (COCO results), overlays and a contact sheet.
 
     Args:
         run: the RUN folder.
-        inputs: PNG, JPEG, TIFF, npy, NIfTI, a DICOM folder, or folders of those.
+        inputs: PNG, JPEG, TIFF, npy, NIfTI, a DICOM folder, or folders of those; of a RUN on
+            several CT phases the patients' folders, one a patient.
         out: where the results go.
         score: boxes below this probability are left out.
         which: the best checkpoint or the latest.
         batch_size: slices that are computed together.
         series_uid: which series of a DICOM folder that holds several.
+        missing: what stands for a phase that a patient lacks: nothing, air, or the portal phase.
+        nan: whether voxels that are no number are an error or become air.
+        gaps: whether uneven or missing DICOM slices are an error or interpolated.
     """
     told = predicting.predict(
         runs.open_run(run),
@@ -42,5 +49,8 @@ def predict(
         which=which,
         batch_size=batch_size,
         series_uid=series_uid,
+        missing=missing,
+        nan=nan,
+        gaps=gaps,
     )
     print(f"{told['detections']} detections on {told['images']} images: {out}/detections.json")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 MOST_BYTES = 1 << 36  # 64 GiB
-MOST_MEMBERS = 200_000
+MOST_MEMBERS = 50_000
 FREE_BYTES, MOST_RATIO = 1 << 26, 200  # unpacked bytes of any archive; beyond, per packed byte
 MOST_READ = 1 << 24  # bytes of one tar header: more is a bomb
 

@@ -221,7 +221,7 @@ def _slice_step(
     raise ValueError(
         f"{pair} are {lengths[k]:.3f} mm apart, the others {usual_mm:.3f} mm: slices are missing "
         "or uneven. Add the missing files, resample the series to even slices, or let them be "
-        'interpolated with gaps="allow"'
+        'interpolated with gaps="allow" (--gaps allow)'
     )
 
 

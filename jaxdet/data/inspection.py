@@ -1,5 +1,6 @@
 """What does a prepared set hold? Counts, sizes, spacing, phases, faults; liver HU and Dice."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,13 +16,16 @@ from jaxdet.types import CtSlice
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
-def inspect(prepared: store.Prepared, sample: int = 48) -> dict[str, Any]:
+def inspect(
+    prepared: store.Prepared, sample: int = 48, segment: dice.Segment | None = None
+) -> dict[str, Any]:
     """All that is counted over a set, as plain numbers for JSON and `report.tables`.
 
     Truths are read of every slice; pixels and masks of `sample` slices evenly spread over the set,
     for what needs them (HU of the liver by phase, Dice between the phases' livers). A number that
-    the set cannot tell is None.
+    the set cannot tell is None. `segment` is that of `chosen`.
     """
+    cases = chosen(prepared, sample, segment)
     truths = {split: prepared.truths(split) for split in prepared.splits}
     every = [truth for each in truths.values() for truth in each]
     return {
@@ -39,17 +43,22 @@ def inspect(prepared: store.Prepared, sample: int = 48) -> dict[str, Any]:
         "box_mm": _spread([side for t in every for side in box_sides_mm(t)]),
         "diameter_mm": _spread([d for t in every for d in t.diameters_mm.tolist()]),
         "largest_diameter_mm": _spread(largest_diameters_mm(every)),
-        "touching": sum(truth.touching for truth in every),
+        "touching": _touching(every, cases),
         # Kind -> patient -> count, of which only the counts are told: a name may say who it is.
         "faults": {
             k: sum(each.values()) for k, each in prepared.metadata.get("faults", {}).items()
         },
-        **_sampled(chosen(prepared, sample)),
+        **_sampled(cases),
     }
 
 
-def chosen(prepared: store.Prepared, count: int) -> list[CtSlice]:
-    """`count` slices, or all there are, evenly spread over the splits in their order."""
+def chosen(
+    prepared: store.Prepared, count: int, segment: dice.Segment | None = None
+) -> list[CtSlice]:
+    """`count` slices, or all there are, evenly spread over the splits in their order.
+
+    `segment` finds the livers of those that have no liver masks.
+    """
     total = sum(prepared.splits.values())
     picked = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
     found, before = [], 0
@@ -57,7 +66,13 @@ def chosen(prepared: store.Prepared, count: int) -> list[CtSlice]:
         slices = prepared.slices(split)
         found += [slices[int(i) - before] for i in picked if before <= i < before + length]
         before += length
-    return found
+    return [_with_livers(case, segment) for case in found]
+
+
+def _with_livers(case: CtSlice, segment: dice.Segment | None) -> CtSlice:
+    if segment is None or case.livers is not None:
+        return case
+    return dataclasses.replace(case, livers=dice.livers_of(case, segment))
 
 
 def box_sides_mm(truth: Truth) -> list[float]:
@@ -94,6 +109,17 @@ def _counts(truths: Sequence[Truth]) -> dict[str, int]:
         "patients": len({truth.patient for truth in truths}),
         "boxes": sum(len(truth.labels) for truth in truths),
     }
+
+
+def _touching(truths: Sequence[Truth], cases: Sequence[CtSlice]) -> int | None:
+    """Lesions that touch another; None where there are boxes, but no sign of a lesion mask."""
+    count = sum(truth.touching for truth in truths)
+    boxes = any(len(truth.labels) for truth in truths)
+    # Without spacing a mask has no diameter, so the sampled masks are asked too.
+    masks = any(np.isfinite(truth.diameters_mm).any() for truth in truths) or any(
+        case.lesions is not None for case in cases
+    )
+    return count if count or masks or not boxes else None
 
 
 def _annotated(truths: Sequence[Truth]) -> dict[str, int]:

@@ -214,7 +214,7 @@ def _check_agree(
         raise ValueError(
             f"{path} has two orientations that differ by up to {apart:.1f} mm: qform "
             f"{_said(qform)}; sform {_said(sform)} (rows of voxel to RAS mm). Say which is right "
-            'with prefer="sform" or prefer="qform", or export it again'
+            'with prefer="sform" or prefer="qform" (--prefer), or export it again'
         )
 
 

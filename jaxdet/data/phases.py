@@ -129,7 +129,7 @@ def check_grids(study: Study) -> None:
             raise ValueError(
                 f"patient {study.patient}: the phases {a} and {b} have different grids: {a} "
                 f"{ct.describe(first)}; {b} {ct.describe(second)}. Bring all phases onto one with "
-                'resample_to="portal"'
+                'resample_to="portal" (--resample-to portal)'
             )
 
 
@@ -267,8 +267,8 @@ def _lesions(
     if phase is None or phase not in volumes:
         raise ValueError(
             f"patient {patient} has lesion masks {_listed(m for _, m in drawn)}: wanted one, of a "
-            f"phase that is there ({', '.join(volumes)}). Name its phase with annotated=..., or "
-            "take the others out of the folder"
+            f"phase that is there ({', '.join(volumes)}). Name its phase with annotated=... "
+            "(--annotated PHASE), or take the others out of the folder"
         )
     return ct.read_labels(mask.path, volumes[phase], **marks), phase
 

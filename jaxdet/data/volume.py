@@ -68,7 +68,7 @@ def read(
     if "no_spacing" in volume.faults and not known:
         raise ValueError(
             f"{path} has no pixel spacing, so nothing could be told in mm. If you know it, pass "
-            "correction=Correction(spacing_mm=(x, y, z))"
+            "correction=Correction(spacing_mm=(x, y, z)), or --spacing-mm X Y Z"
         )
     if correction is not None:
         return corrected(volume, **vars(correction))
@@ -77,7 +77,8 @@ def read(
             f"{path} has 8-bit values from {volume.hu.min():g} to {volume.hu.max():g} and claims 1 "
             "x 1 x 1 mm: a picture under a window, whose header lies. Pass correction=Correction("
             "spacing_mm=(x, y, z), stored_window_hu=(low, high), reverse_z=...) with what its "
-            "source says, or Correction() if all is true"
+            "source says (--spacing-mm X Y Z --stored-window LOW HIGH --reverse-z), or Correction()"
+            " if all is true (--spacing-mm 1 1 1)"
         )
     return volume
 
@@ -293,7 +294,7 @@ def _finite(volume: Volume, nan: str) -> Volume:
         raise ValueError(
             f"{volume.source} has {count} voxels that are NaN or infinite, first in slice "
             f"{slices[0]} of {len(slices)} such: export the volume again, or make them air with "
-            'nan="fill"'
+            'nan="fill" (--nan fill)'
         )
     volume.hu[bad] = AIR_HU
     faults = volume.faults | {"nan_voxels": count, "nan_slices": len(slices)}

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdet import models
+from jaxdet.data.slices import Missing
 from jaxdet.data.transforms import Letterbox, letterbox
 from jaxdet.predict import inputs, write
 from jaxdet.predict.inputs import Slice
@@ -26,13 +27,19 @@ def predict(
     which: Literal["best", "latest"] = "best",
     batch_size: int = 8,
     series_uid: str | None = None,
+    missing: Missing = "error",
+    nan: Literal["error", "fill"] = "error",
+    gaps: Literal["error", "allow"] = "error",
 ) -> dict[str, int]:
     """Detects in every input and writes boxes, overlays and a sheet to `out`; counts what it did.
 
     Inputs are read and windowed as the RUN was trained. At most `batch_size` slices
-    are in the device's memory, and a volume is read one at a time.
+    are in the device's memory, and a volume or patient is read one at a time. `missing`, `nan` and
+    `gaps` are those of `inputs.Reading`.
     """
-    pieces = inputs.read(paths, run.experiment.data, series_uid)
+    order, near = run.phases()
+    reading = inputs.Reading(order, near, missing, nan, gaps)
+    pieces = inputs.read(paths, run.experiment.data, series_uid, reading)
     found = detect(run, pieces, score_threshold, which, batch_size)
     shown = iter(tqdm(found, desc="predict", unit="slice"))
     return write.write(out, shown, run.class_names, score_threshold)

@@ -143,7 +143,7 @@ def _image(image_id: int, piece: Slice, picture: str) -> dict[str, Any]:
 
 def _for_show(piece: Slice) -> np.ndarray:
     # Three neighbouring slices are no colours.
-    middle = piece.image.shape[2] // 2
+    middle = piece.image.shape[2] // 2 if piece.shown is None else piece.shown
     return piece.image if piece.z is None else piece.image[..., middle : middle + 1]
 
 

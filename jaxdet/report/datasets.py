@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from jaxdet.data import images
+from jaxdet.data import images, slices
 from jaxdet.data.registration import dice
 from jaxdet.report import figures
 from jaxdet.types import CtSlice
 
-WINDOWS_HU = {1: (-25.0, 125.0), 4: (-150.0, 250.0)}  # of paper 1, one phase; of paper 2, four
+WINDOWS_HU = {1: slices.WINDOW_PCA_YOLO, 4: slices.WINDOW_GSSD}  # by the number of phases
 LIVER_RGB, LESION_RGB, BOX_RGB = (90, 200, 120), (255, 190, 60), (255, 255, 255)
 SPREADS = {
     "box_mm": "longer side of a box, mm",
@@ -36,7 +36,8 @@ def table(found: Mapping[str, Any]) -> str:
         told = f"{_spread(spread)} mm" if spread else "not known"
         lines.append(f"  spacing {axis} {told}")
     per_slice = ", ".join(f"{n}: {count}" for n, count in found["boxes_per_slice"].items())
-    lines.append(f"  boxes in a slice  {per_slice}; {found['touching']} lesions touch another")
+    touching = "not known" if found["touching"] is None else found["touching"]
+    lines.append(f"  boxes in a slice  {per_slice}; lesions that touch another: {touching}")
     for key, text in SPREADS.items():
         if found[key]:
             lines.append(f"  {text}: {_spread(found[key])}")

@@ -133,7 +133,8 @@ def _open(
     there = (path / "run.json").exists()
     parallel.wait("all have looked")  # before the first process writes it
     if not (there and resume) and (main or there):  # one that is there is refused by everybody
-        runs.create(path, experiment, data["train"].class_names, split_digest=digest)
+        facts = {"split_digest": digest, **runs.phase_facts(experiment.data)}
+        runs.create(path, experiment, data["train"].class_names, **facts)
     parallel.wait("run.json")
     run = runs.open_run(path)
     runs.check_same(run, experiment)

@@ -41,6 +41,25 @@ def test_make_and_list(gssd, tmp_path, capsys):
     assert "nothing: none" in capsys.readouterr().out
 
 
+def test_make_and_list_tell_faults_and_take_a_stored_window(tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / name), np.full((32, 40), 51, np.uint8))
+    rows = [f"{name},30,2,{x1},12" for name in ("a.png", "b.png") for x1 in (39, 45, 47)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["file,x0,y0,x1,y1", *rows]) + "\n")
+    argv = ["data", "make", "sltd", "--layout", "csv", "--path", str(tmp_path / "boxes.csv")]
+    argv += ["--out", str(tmp_path / "sets"), "--faulty-boxes", "drop"]
+    with pytest.raises(SystemExit):
+        main.main(argv)
+    assert "--stored-window LOW HIGH" in capsys.readouterr().err
+    main.main([*argv, "--stored-window", "-25", "125", "--spacing-mm", "0.7", "0.7", "5"])
+    line = capsys.readouterr().out.strip()
+    assert "whole 2 slices of 2 patients; faults: box partly outside 4; " in line
+    main.main(["data", "list", "--path", str(tmp_path / "sets")])
+    assert line in capsys.readouterr().out
+    one = store.find(tmp_path / "sets", "sltd/csv").slices("whole")[0]
+    assert one.hu[0, 0, 0] == pytest.approx(5.0) and one.spacing_mm == (0.7, 0.7, 5.0)
+
+
 def test_errors_are_one_message_and_code_2(gssd, tmp_path, capsys):
     for argv, message in [
         (["make", "lits", "--out", str(tmp_path)], "jaxdet: lits wants --path, the data"),
@@ -99,6 +118,7 @@ def test_inspect_tells_what_is_there(phantom, tmp_path, capsys):
     assert found["box_mm"]["mean"] == pytest.approx(np.mean(sides))
     assert found["phases"] == list(PHASES) and found["spacing_mm"]["z"]["mean"] == 2.25
     assert set(found["liver_hu"]) == set(PHASES) and 0.5 < found["liver_dice"]["mean"] < 1
+    assert "lesions that touch another: not known" not in told
     assert "3 slices" in told and "liver Dice with portal" in told and "faults    none" in told
     sheet = cv2.imread(str(out / "contact_sheet.png"))
     assert sheet.shape[1] == 4 * 320 and sheet.shape[0] == 3 * 320 and sheet.max() > 200
@@ -110,7 +130,56 @@ def test_inspect_of_a_set_without_masks_and_spacing(gssd, tmp_path, capsys):
     main.main(["data", "inspect", "multiphase_ct/gssd", "--path", str(sets)])
     told = capsys.readouterr().out
     assert "2 slices" in told and "liver" not in told and "nan" not in told
-    assert (sets / "multiphase_ct/gssd/inspect/contact_sheet.png").is_file()
+    assert "lesions that touch another: not known" in told
+    folder = sets / "multiphase_ct/gssd/inspect"
+    assert json.loads((folder / "inspect.json").read_text())["touching"] is None
+    assert (folder / "contact_sheet.png").is_file()
+
+
+def test_a_segmenter_stands_in_for_liver_masks(gssd, tmp_path, capsys, monkeypatch):
+    (tmp_path / "my_livers.py").write_text("def bright(hu):\n    return hu > 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    sets, name = tmp_path / "sets", "multiphase_ct/gssd"
+    main.main(["data", "make", "multiphase_ct", "--out", str(sets), "--path", str(gssd)])
+    place = ["--path", str(sets), "--out", str(tmp_path / "told")]
+    main.main(["data", "inspect", name, *place, "--segmenter", "my_livers:bright"])
+    assert "liver Dice with portal" in capsys.readouterr().out
+    found = json.loads((tmp_path / "told/inspect.json").read_text())
+    case = store.find(sets, name).slices("whole")[0]
+    livers = case.hu[:, :, 1::3] > 0
+    portal = livers[..., case.phases.index("portal")]
+    assert found["liver_dice"]["pairs"] == 6 and set(found["liver_hu"]) == set(PHASES)
+    assert found["liver_hu"]["portal"]["count"] == 2
+    hu = np.median(case.hu[:, :, 7][portal])
+    assert (
+        found["liver_hu"]["portal"]["p0"]
+        <= round(float(hu), 3)
+        <= found["liver_hu"]["portal"]["p100"]
+    )
+    main.main(["data", "figures", name, *place, "--segmenter", "my_livers:bright"])
+    assert cv2.imread(str(tmp_path / "told/alignment.png")).shape[1] == 4 * 320
+    for argv, message in (
+        ([], "got none"),
+        (["--segmenter", "my_livers:dark"], "'my_livers:dark' cannot be loaded"),
+    ):
+        with pytest.raises(SystemExit):
+            main.main(["data", "figures", name, *place, *argv])
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["inspect", "--sample", "0"], "--sample wants 1 or more; got 0"),
+        (["figures", "--out", "x", "--sample", "-3"], "--sample wants 1 or more; got -3"),
+        (["register", "--method", "rigid", "--workers", "0"], "--workers wants 1 or more; got 0"),
+        (["register", "--method", "rigid", "--seed", "-1"], "--seed wants 0 or more; got -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(phantom, capsys, argv, message):
+    with pytest.raises(SystemExit) as end:
+        main.main(["data", argv[0], "phantom_multiphase/small", "--path", str(phantom), *argv[1:]])
+    assert end.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_register_and_figures(phantom, tmp_path, capsys):

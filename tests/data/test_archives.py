@@ -1,5 +1,6 @@
 """Archives: what is sound arrives whole; what is not leaves no trace (row 36)."""
 
+import contextlib
 import io
 import pathlib
 import stat
@@ -153,3 +154,12 @@ def test_row_36_links_that_lie_in_the_target(tmp_path):
 
 def test_an_empty_archive(tmp_path):
     assert archives.unpack(make(tmp_path / "set.zip", {}), tmp_path / "out") == []
+
+
+def test_row_36_the_default_refuses_100_000_empty_members(tmp_path, monkeypatch):
+    count = 100_000
+    assert count > archives.MOST_MEMBERS
+    one = archives._Member("folder", "folder", lambda: None)
+    many = contextlib.contextmanager(lambda archive, most: (yield iter([one] * count)))
+    monkeypatch.setattr(archives, "_zip", many)
+    refused(make_zip(tmp_path / "many.zip", {}), f"more than {archives.MOST_MEMBERS} members")

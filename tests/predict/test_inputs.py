@@ -130,3 +130,83 @@ def test_neighbours_repeat_the_edges():
     assert inputs.neighbours(2, 1, 5) == [2]
     assert inputs.neighbours(2, 4, 5) == [0, 1, 2, 3]
     assert inputs.neighbours(0, 3, 1) == [0, 0, 0]
+
+
+OFFICIAL = ("arterial", "delayed", "portal", "precontrast")
+LEVEL = {"precontrast": 10.0, "arterial": 20.0, "portal": 30.0, "delayed": 40.0}
+
+
+def four(channels: int = 12) -> Data:
+    return Data(channels=channels, window_hu=(0.0, 100.0))
+
+
+def patient(folder, absent=()):
+    """Phases whose HU tell phase and slice, and a mask that is no CT."""
+    folder.mkdir()
+    for phase, level in LEVEL.items():
+        if phase not in absent:
+            hu = np.broadcast_to(level + np.arange(5, dtype=np.float32)[:, None, None], (5, 4, 6))
+            save_nifti(folder / f"{phase}.nii.gz", np.ascontiguousarray(hu))
+    save_nifti(folder / "mask_portal.nii.gz", np.eye(4, 6, dtype=np.uint8)[None].repeat(5, 0))
+    return folder
+
+
+@pytest.mark.parametrize("order", [tuple(LEVEL), OFFICIAL, ("portal", "arterial")])
+def test_a_patients_folder_is_all_phases_in_the_runs_order(tmp_path, order):
+    folder, reading = patient(tmp_path / "p1"), inputs.Reading(order, 3)
+    found = list(inputs.read([folder], four(3 * len(order)), reading=reading))
+    assert [(f.name, f.z) for f in found] == [("p1", 1), ("p1", 2), ("p1", 3)]
+    for f in found:
+        wanted = [(LEVEL[phase] + f.z + d) / 100 for phase in order for d in (-1, 0, 1)]
+        assert np.allclose(f.image, np.broadcast_to(wanted, (4, 6, len(wanted))), atol=1e-6)
+        assert f.image.dtype == np.float32 and f.volume.source.endswith("portal.nii.gz")
+        assert np.allclose(f.image[0, 0, f.shown], (30 + f.z) / 100)
+
+
+def test_several_phases_refuse_one_volume_or_image(tmp_path):
+    folder, reading = patient(tmp_path / "p1"), inputs.Reading(OFFICIAL, 3)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4), np.uint8))
+    for path in (folder / "portal.nii.gz", tmp_path / "a.png"):
+        with pytest.raises(ValueError, match=r"arterial, delayed, portal, precon.*patient's fold"):
+            list(inputs.read([path], four(), reading=reading))
+    with pytest.raises(ValueError, match="with a series UID is one series"):
+        list(inputs.read([folder], four(), "1.2.3", reading))
+    with pytest.raises(ValueError, match="does not exist"):
+        list(inputs.read([tmp_path / "nowhere"], four(), reading=reading))
+    with pytest.raises(ValueError, match=r"train with data\.window_hu"):
+        list(inputs.read([folder], Data(channels=12), reading=reading))
+    with pytest.raises(ValueError, match="no slice with 6 neighbours"):
+        list(inputs.read([folder], four(28), reading=inputs.Reading(OFFICIAL, 7)))
+
+
+def test_a_missing_phase_is_an_error_air_or_portal(tmp_path):
+    folder = patient(tmp_path / "p1", absent=("delayed",))
+    with pytest.raises(ValueError, match=r"p1 has no delayed phase .*missing=\"zero\""):
+        list(inputs.read([folder], four(), reading=inputs.Reading(OFFICIAL, 3)))
+    for missing, wanted in (("zero", [0, 0, 0]), ("portal", [0.3, 0.31, 0.32])):
+        reading = inputs.Reading(OFFICIAL, 3, missing)
+        first = next(inputs.read([folder], four(), reading=reading))
+        assert np.allclose(first.image[0, 0, 3:6], wanted)
+
+
+@pytest.mark.parametrize(("order", "near"), [(("portal",) * 4, 3), (("portal",), 1)])
+def test_one_phase_repeated_takes_a_single_volume(tmp_path, order, near):
+    hu = RNG.uniform(0, 100, (4, 5, 6)).astype(np.float32)
+    save_nifti(tmp_path / "a.nii.gz", hu)
+    reading = inputs.Reading(order, near)
+    found = list(inputs.read([tmp_path / "a.nii.gz"], four(), reading=reading))
+    once = list(inputs.read([tmp_path / "a.nii.gz"], four(near)))
+    assert [f.z for f in found] == [0, 1, 2, 3]
+    for many, one in zip(found, once, strict=True):
+        assert np.array_equal(many.image, np.concatenate([one.image] * (12 // near), axis=2))
+        assert np.allclose(many.image[..., many.shown], hu[many.z] / 100)
+
+
+def test_nan_becomes_air_when_asked(tmp_path):
+    hu = np.full((3, 4, 5), 50, np.float32)
+    hu[1, 2, 3] = np.nan
+    save_nifti(tmp_path / "a.nii.gz", hu)
+    with pytest.raises(ValueError, match="NaN"):
+        list(inputs.read([tmp_path / "a.nii.gz"], four(1)))
+    found = list(inputs.read([tmp_path / "a.nii.gz"], four(1), reading=inputs.Reading(nan="fill")))
+    assert found[1].image[2, 3, 0] == 0 and found[1].image[0, 0, 0] == 0.5

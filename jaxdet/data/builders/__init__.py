@@ -30,8 +30,14 @@ class Options:
     neighbours: int = 3
     nan: Literal["error", "fill"] = "error"
     gaps: Literal["error", "allow"] = "error"
-    slope: float = 1.0
-    intercept: float = 0.0
+    resample_to: Literal["", "portal"] = ""
+    annotated: str = ""
+    prefer: Literal["", "qform", "sform"] = ""
+    spacing_mm: tuple[float, float, float] | None = None
+    stored_window: tuple[float, float] | None = None
+    reverse_z: bool = False
+    slope: float | None = None
+    intercept: float | None = None
     faulty_boxes: Literal["error", "clip", "drop"] = "error"
 
 
@@ -45,6 +51,23 @@ class Builder:
 
 def _room(name: str) -> Any:
     return importlib.import_module(f"jaxdet.data.builders.{name}")
+
+
+def _correction(o: Options) -> Any:
+    from jaxdet.data import volume
+
+    told = volume.Correction(o.spacing_mm, o.reverse_z, o.stored_window)
+    return None if told == volume.Correction() else told
+
+
+def _reading(o: Options) -> dict[str, Any]:
+    """How volumes are read: what volume.read is told."""
+    return {
+        "nan": o.nan,
+        "gaps": o.gaps,
+        "prefer": o.prefer or None,
+        "correction": _correction(o),
+    }
 
 
 def _phantom(kind: str, o: Options) -> Any:
@@ -69,11 +92,12 @@ BUILDERS = {
             faulty_boxes=o.faulty_boxes,
             slope=o.slope,
             intercept=o.intercept,
+            correction=_correction(o),
         ),
     ),
     "lits": Builder(
         "--path FOLDER: volume-N.nii[.gz] with segmentation-N.nii[.gz], or imagesTr and labelsTr",
-        lambda o: _room("lits").plan(o.path, neighbours=o.neighbours, nan=o.nan, gaps=o.gaps),
+        lambda o: _room("lits").plan(o.path, neighbours=o.neighbours, **_reading(o)),
     ),
     "multiphase_ct": Builder(
         "--path FOLDER --layout mct_ltdiag|waw_tace|gssd --missing error|zero|portal: four phases",
@@ -82,8 +106,9 @@ BUILDERS = {
             o.layout,
             missing=o.missing,
             neighbours=o.neighbours,
-            nan=o.nan,
-            gaps=o.gaps,
+            annotated=o.annotated or None,
+            resample_to=o.resample_to or None,
+            **_reading(o),
         ),
     ),
 }

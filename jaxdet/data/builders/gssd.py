@@ -2,7 +2,7 @@
 
 metadata.txt has lines `path|subject`; a data point is path_ct.npy [4, 3, H, W] in [0, 1] with the
 phases arterial, delayed, portal, precontrast, path_bbox.npy [n, 5], path_phase.npy (the annotated
-phase) and path_mask.npy [H, W]. [0, 1] was HU clipped to [-150, 250].
+phase) and path_mask.npy [H, W]. [0, 1] was HU clipped to slices.WINDOW_GSSD.
 """
 
 import functools
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxdet.data import folds, masks
+from jaxdet.data import folds, masks, slices
 from jaxdet.data.builders.stream import Patient, Plan, official
 from jaxdet.data.formats import Row, Truth, read_text, sound
 from jaxdet.types import PHASES, CtSlice
 
 STORED = ("arterial", "delayed", "portal", "precontrast")  # phase order of the files
-WIDTH_HU, LOW_HU = 400.0, -150.0
+LOW_HU, HIGH_HU = slices.WINDOW_GSSD
 
 
 def plan(folder: pathlib.Path) -> Plan:
@@ -42,7 +42,7 @@ def plan(folder: pathlib.Path) -> Plan:
         patients=patients,
         splits=official(patients),
         cases=functools.partial(_patient, folder, patients, order),
-        metadata={"class_names": ["lesion"], "layout": "gssd", "window_hu": [-150, 250]},
+        metadata={"class_names": ["lesion"], "layout": "gssd", "window_hu": [LOW_HU, HIGH_HU]},
         workers=1,
     )
 
@@ -63,7 +63,7 @@ def _slice(stem: pathlib.Path, patient: str, place: int) -> CtSlice:
         )
     ours = unit[[STORED.index(phase) for phase in PHASES]].astype(np.float32)
     height, width = ours.shape[2:]
-    hu = (ours * np.float32(WIDTH_HU) + np.float32(LOW_HU)).transpose(2, 3, 0, 1)
+    hu = (ours * np.float32(HIGH_HU - LOW_HU) + np.float32(LOW_HU)).transpose(2, 3, 0, 1)
     truth = _boxes(stem, height, width)
     lesions = _lesions(stem, truth)
     number = re.search(r"(\d+)$", stem.name)

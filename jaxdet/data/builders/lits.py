@@ -7,7 +7,8 @@ is background, 1 liver, 2 tumour. Tumours that touch are one component there, an
 import functools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,23 +18,30 @@ from jaxdet.data.builders.store import WHOLE
 from jaxdet.data.builders.stream import Patient, Plan
 from jaxdet.types import Study
 
-_NAME = re.compile(r"(?:volume-)?(.+?)(?:_0000)?\.nii(?:\.gz)?", re.IGNORECASE)  # group 1: patient
 
-
-def plan(path: str, *, neighbours: int = 3, nan: str = "error", gaps: str = "error") -> Plan:
+def plan(
+    path: str,
+    *,
+    neighbours: int = 3,
+    nan: str = "error",
+    gaps: str = "error",
+    prefer: str | None = None,
+    correction: volume.Correction | None = None,
+) -> Plan:
     """The set lits/slices: every slice with a tumour, of patients sorted by name.
 
-    `nan` and `gaps` as volume.read. A volume without its mask, and a folder without any pair, are a
-    ValueError with the names.
+    The options behind `neighbours` as volume.read. A volume without its mask, a mask without its
+    volume, two files of one number, and a folder without any pair are a ValueError with the names.
     """
     pairs = _pairs(pathlib.Path(path))
     patients = tuple(sorted(pairs, key=folds.natural))
+    reading = {"nan": nan, "gaps": gaps, "prefer": prefer, "correction": correction}
     return Plan(
         name="lits/slices",
         patients=patients,
         splits=(WHOLE,) * len(patients),
         cases=functools.partial(
-            _patient, patients, [pairs[p] for p in patients], neighbours, nan, gaps
+            _patient, patients, [pairs[p] for p in patients], neighbours, reading
         ),
         metadata={"class_names": ["tumour"]},
         workers=1,  # a volume of 1000 slices takes a GiB
@@ -42,44 +50,54 @@ def plan(path: str, *, neighbours: int = 3, nan: str = "error", gaps: str = "err
 
 def _pairs(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
     decathlon = (folder / "imagesTr").is_dir()
-    first = folder / "imagesTr" if decathlon else folder
-    scans = {}
-    for file in sorted(first.rglob("*")):
-        match = _NAME.fullmatch(file.name)
-        named = decathlon or file.name.lower().startswith("volume-")
-        if match and named and not file.name.startswith("."):
-            scans[match[1]] = file
+    scans = _numbered(folder / "imagesTr", "") if decathlon else _numbered(folder, "volume-")
     if not scans:
         raise ValueError(
             f"{folder} holds neither volume-*.nii[.gz] nor imagesTr/*.nii[.gz]: give the folder of"
             " LiTS or of MSD Task03"
         )
-    places = [folder / "labelsTr"] if decathlon else [folder]
-    labels = {}
-    for file in (file for place in places for file in sorted(place.rglob("*.nii*"))):
-        bare = re.sub(r"^segmentation-", "", file.name, flags=re.IGNORECASE)
-        if (decathlon or bare != file.name) and not file.name.startswith("."):
-            labels[bare.split(".nii")[0]] = file
-    missing = sorted(set(scans) - set(labels), key=folds.natural)
-    if missing:
-        wanted = "labelsTr" if decathlon else "segmentation-*"
-        raise ValueError(
-            f"{folder}: {len(missing)} volumes have no mask in {wanted}, such as {missing[:5]}"
-        )
+    labels = _numbered(folder / "labelsTr", "") if decathlon else _numbered(folder, "segmentation-")
+    places = ("imagesTr", "labelsTr") if decathlon else ("volume-*", "segmentation-*")
+    _check_whole(folder, set(scans) - set(labels), f"volumes have no mask in {places[1]}")
+    _check_whole(folder, set(labels) - set(scans), f"masks have no volume in {places[0]}")
     return {name: (file, labels[name]) for name, file in scans.items()}
+
+
+def _numbered(folder: pathlib.Path, prefix: str) -> dict[str, pathlib.Path]:
+    """The NIfTI files below a folder by what their names have behind the prefix."""
+    name = re.compile(rf"{prefix}([^.].*?)(?:_0000)?\.nii(?:\.gz)?", re.IGNORECASE)
+    found: dict[str, pathlib.Path] = {}
+    for file in sorted(folder.rglob("*")):
+        match = name.fullmatch(file.name)
+        if not match or not file.is_file():
+            continue
+        if match[1] in found:
+            raise ValueError(
+                f"{prefix}{match[1]} is there twice: {found[match[1]]} and {file}: keep one"
+            )
+        found[match[1]] = file
+    return found
+
+
+def _check_whole(folder: pathlib.Path, alone: set[str], what: str) -> None:
+    if alone:
+        some = sorted(alone, key=folds.natural)[:5]
+        raise ValueError(
+            f"{folder}: {len(alone)} {what}, such as {some}: add what is missing, or take them out"
+        )
 
 
 def _patient(
     patients: Sequence[str],
     pairs: Sequence[tuple[pathlib.Path, pathlib.Path]],
     neighbours: int,
-    nan: str,
-    gaps: str,
+    reading: Mapping[str, Any],
     number: int,
 ) -> Patient:
     scan, mask = pairs[number]
-    found = volume.to_lps(volume.read(scan, nan=nan, gaps=gaps))
-    labels = volume.read_labels(mask, found)
+    found = volume.to_lps(volume.read(scan, **reading))
+    marks = {key: reading[key] for key in ("prefer", "correction")}
+    labels = volume.read_labels(mask, found, **marks)
     if labels.max(initial=0) > 2:
         raise ValueError(
             f"{mask} has labels up to {labels.max()}; wanted 0 background, 1 liver, 2 tumour"
@@ -94,4 +112,4 @@ def _patient(
     phases = ("portal",)
     # Not smoothed: that takes away tumours of less than 5 px, which paper 1 is about.
     slices = studies.cases(study, phases=phases, neighbours=neighbours, smooth=False)
-    return Patient(slices, studies.notes(study, phases, "error"))
+    return Patient(slices, studies.notes(study, slices, phases=phases, neighbours=neighbours))

@@ -9,14 +9,15 @@ gssd         the npy files of GSSD's own code, listed in metadata.txt (gssd.py)
 import functools
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from jaxdet.data import archives, folds
+from jaxdet.data import archives, folds, volume
 from jaxdet.data import phases as phase_names
 from jaxdet.data.builders import gssd, studies
+from jaxdet.data.builders.store import WHOLE
 from jaxdet.data.builders.stream import Patient, Plan, official
 from jaxdet.data.slices import Missing
-from jaxdet.types import PHASES
 
 RESAMPLE = {"mct_ltdiag": None, "waw_tace": "portal"}  # to the grid of which phase
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
@@ -30,12 +31,16 @@ def plan(
     neighbours: int = 3,
     nan: str = "error",
     gaps: str = "error",
+    prefer: str | None = None,
+    correction: volume.Correction | None = None,
+    annotated: str | None = None,
+    resample_to: str | None = None,
 ) -> Plan:
     """The set multiphase_ct/LAYOUT: every slice with a lesion, of patients sorted by name.
 
     An empty layout is gssd where there is a metadata.txt, else mct_ltdiag. Fewer than 15 patients
-    are too few for the official split and lie in the split "whole". `nan` and `gaps` as
-    volume.read.
+    are too few for the official split and lie in the split "whole"; of more, each must have a data
+    point. The options behind `neighbours` as phases.read_study; `resample_to` None: as the layout.
     """
     folder = pathlib.Path(path)
     layout = layout or ("gssd" if (folder / "metadata.txt").is_file() else "mct_ltdiag")
@@ -46,14 +51,23 @@ def plan(
     places = _places(folder)
     patients = tuple(sorted(places, key=folds.natural))
     order = [places[patient] for patient in patients]
-    reading = {"nan": nan, "gaps": gaps}
+    reading = {
+        "nan": nan,
+        "gaps": gaps,
+        "prefer": prefer,
+        "correction": correction,
+        "annotated": annotated,
+        "resample_to": resample_to or RESAMPLE[layout],
+    }
+    splits = official(patients)
     return Plan(
         name=f"multiphase_ct/{layout}",
         patients=patients,
-        splits=official(patients),
-        cases=functools.partial(_patient, patients, order, layout, missing, neighbours, reading),
+        splits=splits,
+        cases=functools.partial(_patient, patients, order, missing, neighbours, reading),
         metadata={"class_names": ["lesion"], "layout": layout, "missing": missing},
         workers=1,  # four volumes are held at a time
+        every_patient=WHOLE not in splits,
     )
 
 
@@ -76,10 +90,9 @@ def _places(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 def _patient(
     patients: Sequence[str],
     places: Sequence[pathlib.Path],
-    layout: str,
     missing: Missing,
     neighbours: int,
-    reading: dict[str, str],
+    reading: Mapping[str, Any],
     number: int,
 ) -> Patient:
     place = places[number]
@@ -90,7 +103,6 @@ def _patient(
             place if place.is_dir() else unpacked,
             patient=patients[number],
             missing="error" if missing == "error" else "leave",
-            resample_to=RESAMPLE[layout],
             **reading,
         )
     if study.lesions is None:
@@ -99,4 +111,5 @@ def _patient(
             " mask_pvp.nii.gz; take patients without one out of the folder"
         )
     slices = studies.cases(study, missing=missing, neighbours=neighbours)
-    return Patient(slices, studies.notes(study, PHASES, missing))
+    notes = studies.notes(study, slices, missing=missing, neighbours=neighbours)
+    return Patient(slices, notes)

@@ -135,19 +135,29 @@ def find(folder: str | pathlib.Path, name: str) -> Prepared:
             f"there is no prepared set {name!r} in {folder}; there are: {there}."
             " `jaxdet data make` makes one"
         )
-    metadata = _json(place / "metadata.json")
-    if "phases" not in metadata or "dtype" not in metadata:
-        raise ValueError(f"{place} was not made by `jaxdet data make`: its metadata lack phases")
-    told = _json(place / "dataset_info.json")["splits"]
-    splits = {s["name"]: sum(int(n) for n in s["shardLengths"]) for s in told}
-    return Prepared(place, name, metadata, splits)
+    return _open(place)
 
 
 def found(folder: str | pathlib.Path) -> list[Prepared]:
-    """All sets that lie ready below a folder, sorted by name."""
-    places = pathlib.Path(folder).glob(f"*/*/{VERSION}/metadata.json")
-    names = ["/".join(place.parts[-4:-2]) for place in sorted(places)]
-    return [find(folder, name) for name in names]
+    """All sets of ours that lie ready below a folder, sorted by name; those of others are not."""
+    ready = []
+    for file in sorted(pathlib.Path(folder).glob(f"*/*/{VERSION}/metadata.json")):
+        with contextlib.suppress(ValueError):
+            ready.append(_open(file.parent))
+    return ready
+
+
+def _open(place: pathlib.Path) -> Prepared:
+    """The set in DIR/NAME/CONFIG/1.0.0; ValueError if it cannot be read or is not one of ours."""
+    metadata = _json(place / "metadata.json")
+    if not isinstance(metadata, dict) or not {"phases", "dtype", "class_names"} <= set(metadata):
+        raise ValueError(f"{place} was not made by `jaxdet data make`: its metadata lack phases")
+    told = _json(place / "dataset_info.json")
+    try:
+        splits = {s["name"]: sum(int(n) for n in s["shardLengths"]) for s in told["splits"]}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{place / 'dataset_info.json'} tells no splits: make it again") from None
+    return Prepared(place, "/".join(place.parts[-3:-1]), metadata, splits)
 
 
 def write(
@@ -309,7 +319,7 @@ def _file(name: str, split: str, i: int, count: int) -> str:
     return f"{name.split('/')[0]}-{split}.array_record-{i:05d}-of-{count:05d}"
 
 
-def _json(file: pathlib.Path) -> dict[str, Any]:
+def _json(file: pathlib.Path) -> Any:
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:

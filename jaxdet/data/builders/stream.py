@@ -35,6 +35,7 @@ class Plan:
     cases: Callable[[int], Patient]  # patient number n; goes to other processes
     metadata: dict[str, Any]
     workers: int | None = None  # None: one a core, MOST_WORKERS at most
+    every_patient: bool = False  # one that gives no slice is an error: the split counted it
 
 
 def examples(
@@ -44,7 +45,8 @@ def examples(
 
     At most one patient more than there are workers is held, so memory does not grow with the set.
     With one worker everything happens in this process. Notes of the patients are put into `notes`
-    as they come: kind -> patient -> count.
+    as they come: kind -> patient -> count. Patients without a slice, where the plan wants one of
+    every patient, are a ValueError that names them all, raised behind the last slice.
     """
     import tqdm
 
@@ -55,12 +57,21 @@ def examples(
         unit="patient",
         disable=None,
     )
+    empty: dict[str, None] = {}
     with contextlib.closing(_made(plan, min(count, len(plan.patients)))) as made:
         for (patient, split), own in zip(bar, made, strict=True):
             for kind, times in own.notes.items():
                 (notes if notes is not None else {}).setdefault(kind, {})[patient] = times
+            if not own.slices:
+                empty[patient] = None
             for one in own.slices:
                 yield split, one
+    if empty and plan.every_patient:
+        raise ValueError(
+            f"{plan.name}: {len(empty)} of {len(plan.patients)} patients have no data point:"
+            f" {', '.join(empty)}. The official split counts patients with data points only: take"
+            " them out of the folder"
+        )
 
 
 def official(patients: Sequence[str]) -> tuple[str, ...]:

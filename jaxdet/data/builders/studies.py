@@ -1,5 +1,7 @@
 """From the volumes and masks of one patient to the slices that a prepared set holds."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -30,14 +32,37 @@ def cases(
     return found
 
 
-def notes(study: Study, phases: tuple[str, ...], missing: slices.Missing) -> dict[str, int]:
-    """What was counted while the study was read, and which phases are stood in for."""
+def notes(
+    study: Study,
+    found: Sequence[CtSlice],
+    *,
+    phases: tuple[str, ...] = PHASES,
+    missing: slices.Missing = "error",
+    neighbours: int = 3,
+) -> dict[str, int]:
+    """What was counted while the study was read, which phases are stood in for, what is left out.
+
+    `found` is what `cases` made of the study with the same options.
+    """
     told: dict[str, int] = {}
     for volume in study.volumes.values():
         for kind, times in volume.faults.items():
             told[kind] = told.get(kind, 0) + times
     stood_in = slices.substitutes(study, phases, missing)
-    return told | {f"{phase} missing: {by}": 1 for phase, by in stood_in.items()}
+    told |= {f"{phase} missing: {by}": 1 for phase, by in stood_in.items()}
+    return told | _left_out(study, len(found), neighbours)
+
+
+def _left_out(study: Study, data_points: int, neighbours: int) -> dict[str, int]:
+    whole = slices.centres(study, neighbours)
+    drawn = [] if study.lesions is None else np.flatnonzero(study.lesions.any(axis=(1, 2)))
+    inside = sum(int(z) in whole for z in drawn)
+    counts = {
+        "lesion slices at an edge": len(drawn) - inside,
+        "lesion slices empty after smoothing": inside - data_points,
+        "no data point": int(data_points == 0),
+    }
+    return {kind: times for kind, times in counts.items() if times}
 
 
 def _case(

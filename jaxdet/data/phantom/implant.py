@@ -1,7 +1,6 @@
 """The phantom's lesions in a real CT: real background and noise, lesions of known truth."""
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 import scipy.ndimage
@@ -9,12 +8,13 @@ from jaxtyping import Bool, Float, UInt8
 
 from jaxdet.data.phantom import lesions, multiphase, sltd, tissue
 from jaxdet.data.phantom.lesions import Lesion
-from jaxdet.types import Volume
+from jaxdet.types import PHASES, Volume
 
 FLATTEN_MM = 3.0  # vessels wider than this are levelled where a lesion displaces them
 PSF_MM = 0.6  # sigma
 GAP_MM = 2.0  # between two implanted lesions
 GRAIN_MM = 5.0  # correlation of a lesion's texture
+CONTRASTS = {"sltd": ("portal",), "multiphase": PHASES}  # kind -> phases whose contrasts it knows
 
 
 def implant(
@@ -22,7 +22,7 @@ def implant(
     liver: Bool[np.ndarray, "Z Y X"],
     seed: int,
     count: int,
-    kind: Literal["sltd", "multiphase"] = "sltd",
+    kind: str = "sltd",
     phase: str = "portal",
 ) -> tuple[Volume, UInt8[np.ndarray, "Z Y X"]]:
     """`count` lesions in the liver of a CT: the new volume, and i + 1 on the voxels of lesion i.
@@ -30,8 +30,12 @@ def implant(
     Sizes, outlines and contrasts are those of the phantom's sets; contrasts are to the liver that
     is there (median of the mask). Inside a lesion the vessels are levelled and the contrast is
     added, so the scanner's own noise stays; nothing outside of the lesions' soft edges changes.
-    A liver in which fewer fit is a ValueError with the number that did.
+    The new volume says it: `faults["implanted"]` counts them. A liver in which fewer fit is a
+    ValueError with the number that did, and so is a kind or a phase that is not in `CONTRASTS`.
     """
+    if phase not in CONTRASTS.get(kind, ()):
+        known = "; ".join(f"{name}: {', '.join(phases)}" for name, phases in CONTRASTS.items())
+        raise ValueError(f"no lesions of kind {kind!r} in phase {phase!r}; there are {known}")
     if liver.shape != volume.hu.shape:
         raise ValueError(
             f"{volume.source}: the liver mask is {liver.shape}, the volume {volume.hu.shape}: "
@@ -54,7 +58,10 @@ def implant(
                 f"{volume.source}: {number} of {count} lesions fit into this liver; ask for fewer"
             )
         _add(rng, volume, hu, drawn, flat, level, lesion, number + 1, phase)
-    return dataclasses.replace(volume, hu=hu), drawn
+    implanted = volume.faults.get("implanted", 0) + count
+    return dataclasses.replace(
+        volume, hu=hu, faults={**volume.faults, "implanted": implanted}
+    ), drawn
 
 
 def _drawn(rng: np.random.Generator, kind: str) -> Lesion:

@@ -3,13 +3,13 @@
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from jaxdet.data import images
+from jaxdet.data import images, slices
 from jaxdet.data.registration import elastix, sitk
 from jaxdet.data.registration.transform import Transform, identity
 
 METHODS = ("rigid", "affine", "nonrigid")
 BACKENDS = {"sitk": sitk.displacement, "elastix": elastix.displacement}
-WINDOW_HU = (-150.0, 250.0)  # what is compared: soft tissue, as paper 2 shows it
+WINDOW_HU = slices.WINDOW_GSSD  # what is compared: soft tissue, as paper 2 shows it
 SMALLEST = 16  # px, the least side of a slice
 
 

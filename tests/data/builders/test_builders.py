@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from jaxdet.data import builders, formats_coco, phantom
+from jaxdet.data import builders, formats_coco, phantom, volume
 from jaxdet.data.builders import Options, gssd, lits, multiphase, phantoms, sltd, store, stream
 from jaxdet.data.formats import Row, sound
 from jaxdet.types import PHASES, CtSlice
@@ -196,6 +196,54 @@ def test_lits_names_what_is_wrong(tmp_path):
         made(lits.plan(str(tmp_path)))
 
 
+def test_lits_files_of_one_number_and_masks_alone(tmp_path):
+    make_lits(tmp_path / "both" / "a", (1,))
+    make_lits(tmp_path / "both" / "b", (1,))
+    with pytest.raises(ValueError, match=r"volume-1 is there twice: .*a/volume-1\.nii and .*b/vol"):
+        lits.plan(str(tmp_path / "both"))
+    make_lits(tmp_path / "packed", (1,))
+    nifti(tmp_path / "packed" / "segmentation-1.nii.gz", BALL)
+    with pytest.raises(ValueError, match=r"segmentation-1 is there twice: .*1\.nii and .*nii\.gz"):
+        lits.plan(str(tmp_path / "packed"))
+    make_lits(tmp_path / "alone", (1, 2))
+    (tmp_path / "alone" / "volume-2.nii").unlink()
+    with pytest.raises(ValueError, match=r"1 masks have no volume in volume-\*, such as \['2'\]"):
+        lits.plan(str(tmp_path / "alone"))
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    make_lits(tmp_path, (1, 2, 3))
+    nifti(tmp_path / "segmentation-2.nii", np.zeros_like(BALL))
+    edges = BALL * 2
+    edges[[0, -1], 5:15, 5:15] = 2
+    nifti(tmp_path / "segmentation-3.nii", edges)
+    examples, notes = made(lits.plan(str(tmp_path)))
+    assert [(e.patient, e.z) for _, e in examples] == [(p, z) for p in "13" for z in (2, 3)]
+    assert notes == {"no data point": {"2": 1}, "lesion slices at an edge": {"3": 2}}
+
+
+def test_a_header_that_lies_is_corrected_by_options(tmp_path):
+    ball = BALL.copy()
+    ball[3, 30:40, 30:40] = 1
+    shown = hu(1).clip(0, 255).astype(np.uint8)
+    nifti(tmp_path / "volume-1.nii", shown, (1.0, 1.0, 1.0))
+    nifti(tmp_path / "segmentation-1.nii", ball * 2, (1.0, 1.0, 1.0))
+    options = Options(path=str(tmp_path))
+    with pytest.raises(ValueError, match="--spacing-mm X Y Z --stored-window LOW HIGH"):
+        builders.make("lits", tmp_path / "sets", options)
+    options = dataclasses.replace(
+        options, spacing_mm=(0.7, 0.8, 2.5), stored_window=(-100.0, 155.0), reverse_z=True
+    )
+    prepared = builders.make("lits", tmp_path / "sets", options)
+    one, other = prepared.slices("whole")
+    assert one.z == 2 and one.spacing_mm == (0.7, 0.8, 2.5)
+    assert (len(one.labels), len(other.labels)) == (2, 1)  # the mask is turned round too
+    np.testing.assert_array_equal(one.hu, shown[::-1][1:4].transpose(1, 2, 0) - 100.0)
+    assert {"spacing_corrected", "slices_reversed", "window_undone"} <= set(
+        prepared.metadata["faults"]
+    )
+
+
 # four phases
 
 
@@ -255,6 +303,53 @@ def test_waw_tace_comes_onto_the_portal_grid(tmp_path):
     np.testing.assert_array_equal(one.hu[..., 1], hu([1, 0])[1])
     np.testing.assert_array_equal(one.hu[..., 7], hu([1, 2])[2])
     assert any("resampled" in kind for kind in notes), notes
+
+
+def test_multiphase_takes_the_ways_out_of_its_errors(tmp_path):
+    make_patient(tmp_path / "data" / "case1", 1, moved=1)
+    place = tmp_path / "data" / "case1" / "NIFTI"
+    (place / "mask_pvp.nii.gz").rename(place / "mask.nii.gz")
+    options = Options(path=str(tmp_path / "data"))
+    with pytest.raises(ValueError, match="--annotated"):
+        builders.make("multiphase_ct", tmp_path / "sets", options)
+    options = dataclasses.replace(options, annotated="portal")
+    with pytest.raises(ValueError, match="--resample-to portal"):
+        builders.make("multiphase_ct", tmp_path / "sets", options)
+    options = dataclasses.replace(options, resample_to="portal")
+    prepared = builders.make("multiphase_ct", tmp_path / "sets", options)
+    assert prepared.splits == {"whole": 2} and prepared.metadata["faults"] == {
+        "resampled": {"case1": 3}
+    }
+
+
+def test_lesions_that_smoothing_takes_away_are_counted(tmp_path):
+    make_patient(tmp_path / "case1", 1)
+    thin = BALL.copy()
+    thin[1, 30:32, 30:32] = 1
+    nifti(tmp_path / "case1" / "NIFTI" / "mask_pvp.nii.gz", thin)
+    examples, notes = made(multiphase.plan(str(tmp_path)))
+    assert [e.z for _, e in examples] == [2, 3]
+    assert notes == {"lesion slices empty after smoothing": {"case1": 1}}
+
+
+def test_the_official_split_wants_a_data_point_of_every_patient():
+    def cases(number):
+        return stream.Patient(fake_cases(None, 0, 2 if number % 7 else 0))
+
+    names = tuple(f"p{n}" for n in range(15))
+    plan = stream.Plan("a/b", names, stream.official(names), cases, {}, every_patient=True)
+    with pytest.raises(ValueError, match="3 of 15 patients have no data point: p0, p7, p14"):
+        made(plan)
+    assert len(made(dataclasses.replace(plan, every_patient=False))[0]) == 24
+
+
+def test_the_official_split_of_ct_has_ten_for_test(tmp_path):
+    for n in range(15):
+        (tmp_path / f"case{n}").mkdir()
+    plan = multiphase.plan(str(tmp_path))
+    assert plan.every_patient and plan.splits.count("test") == 10
+    (tmp_path / "case0").rmdir()
+    assert not multiphase.plan(str(tmp_path)).every_patient
 
 
 def test_multiphase_names_what_is_wrong(tmp_path):
@@ -374,9 +469,51 @@ def test_slices_with_a_csv_and_dicom(tmp_path):
     assert (split, one.patient, one.name) == ("whole", "ann", "slice.dcm")
     np.testing.assert_array_equal(one.hu[..., 0], wanted)
     assert one.spacing_mm[:2] == (0.5, 0.75)
+    correction = volume.Correction(spacing_mm=(0.6, 0.6, 3.0))
+    plan = sltd.plan(str(tmp_path / "boxes.csv"), "csv", correction=correction)
+    ((_, one),), notes = made(plan)
+    assert one.spacing_mm == (0.6, 0.6, 3.0) and notes["spacing_corrected"] == {"ann": 1}
     (tmp_path / "slice.dcm").write_bytes((tmp_path / "slice.dcm").read_bytes()[:900])
     with pytest.raises(ValueError, match=r"slice\.dcm"):
         made(sltd.plan(str(tmp_path / "boxes.csv"), "csv"))
+
+
+def test_whole_numbers_are_no_hu_until_it_is_said(tmp_path):
+    folder = make_slices(tmp_path, ["a.png"], np.uint8)
+    stored = cv2.imread(str(folder / "images" / "a.png"), cv2.IMREAD_UNCHANGED)
+    with pytest.raises(ValueError, match=r"uint8 .* --slope and --intercept .*--stored-window LOW"):
+        made(sltd.plan(str(folder)))
+    window = volume.Correction(spacing_mm=(0.7, 0.7, 5.0), stored_window_hu=(-25.0, 125.0))
+    plan = sltd.plan(str(folder), correction=window)
+    ((_, one),), _ = made(plan)
+    np.testing.assert_allclose(one.hu[..., 0], -25 + stored / 255 * 150.0, rtol=1e-6)
+    assert one.spacing_mm == (0.7, 0.7, 5.0)
+    assert plan.metadata["stored_window_hu"] == (-25.0, 125.0)
+    ((_, one),), _ = made(sltd.plan(str(folder), slope=1.0, intercept=0.0))
+    np.testing.assert_array_equal(one.hu[..., 0], stored)
+    with pytest.raises(ValueError, match="neither --slope nor --intercept"):
+        made(sltd.plan(str(folder), slope=2.0, correction=window))
+    wide = make_slices(tmp_path / "wide", ["a.png"])
+    with pytest.raises(ValueError, match=r"uint16 .* wants 8 bits"):
+        made(sltd.plan(str(wide), correction=window))
+
+
+def test_boxes_that_are_dropped_or_clipped_are_noted_by_patient(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / "images" / name, np.zeros((32, 40), np.float32))
+    (tmp_path / "boxes.csv").write_text(
+        "file,x0,y0,x1,y1,patient\na.npy,1,2,50,12,ann\na.npy,60,2,70,12,ann\n"
+        "b.npy,1,2,11,12,bea\nb.npy,9,2,1,12,bea\n"
+    )
+    plan = sltd.plan(str(tmp_path / "boxes.csv"), "csv", faulty_boxes="clip")
+    examples, notes = made(plan)
+    assert [len(e.labels) for _, e in examples] == [1, 1]
+    assert notes == {
+        "box partly outside": {"ann": 1},
+        "box outside": {"ann": 1},
+        "box inverted": {"bea": 1},
+    }
 
 
 # make
@@ -399,7 +536,7 @@ def test_make_unpacks_an_archive_and_refuses_a_bad_one(tmp_path):
     with zipfile.ZipFile(archive, "w") as packed:
         for file in (tmp_path / "slices").rglob("*"):
             packed.write(file, f"top/{file.relative_to(tmp_path / 'slices')}")
-    prepared = builders.make("sltd", tmp_path / "sets", Options(path=str(archive)))
+    prepared = builders.make("sltd", tmp_path / "sets", Options(path=str(archive), slope=1.0))
     assert [t.patient for t in prepared.truths("whole")] == ["images/a.png", "images/b.png"]
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("../canary", b"x")

@@ -165,6 +165,25 @@ def test_what_cannot_be_written(tmp_path, prepared):
         assert not list((tmp_path / "fake" / "bad").iterdir())  # nothing is left
 
 
+def test_sets_of_others_hide_none_of_ours(tmp_path):
+    store.write(tmp_path, "fake/tiny", EXAMPLES, METADATA)
+    for name, files in {
+        "alone": {"metadata.json": "{}"},
+        "tfds": {"metadata.json": '{"a": 1}', "dataset_info.json": '{"splits": []}'},
+        "list": {"metadata.json": '["phases", "dtype", "class_names"]'},
+        "broken": {"metadata.json": "{"},
+    }.items():
+        place = tmp_path / name / "x" / store.VERSION
+        place.mkdir(parents=True)
+        for file, text in files.items():
+            (place / file).write_text(text)
+    assert [p.name for p in store.found(tmp_path)] == ["fake/tiny"]
+    with pytest.raises(ValueError, match=r"no prepared set 'alone/x' .*; there are: fake/tiny"):
+        store.find(tmp_path, "alone/x")
+    with pytest.raises(ValueError, match="its metadata lack phases"):
+        store.find(tmp_path, "tfds/x")
+
+
 def test_what_cannot_be_found(tmp_path, prepared):
     folder = prepared.folder.parents[2]
     assert [p.name for p in store.found(folder)] == ["fake/tiny"] and store.found(tmp_path) == []

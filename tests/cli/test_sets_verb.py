@@ -1,0 +1,79 @@
+"""A model that was trained on a prepared set is scored on another one."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxdet.cli.main import main
+from jaxdet.config import Data
+from jaxdet.data import sources
+from jaxdet.data.builders import store
+from jaxdet.data.phantom import SETS, cases
+from jaxdet.run import open_run
+from jaxdet.types import PHASES
+
+CONFIG = """
+from jaxdet import models
+from jaxdet.config import Augment, Data, Evaluate, Experiment, Train
+
+def experiment():
+    return Experiment(
+        model=models.config("yolov8n", channels=12, num_classes=1),
+        data=Data(source="tfds", path={path!r}, builder="phantom_multiphase/one", image_size=64,
+                  channels=12, window_hu=(-150.0, 250.0), pad=(0.0,), split="patient",
+                  fractions=(0.5, 0.5, 0.0), augment=Augment(mosaic=0.0)),
+        train=Train(epochs=1, batch_size=8, optimizer="adamw", lr=0.001),
+        evaluate=Evaluate(batch_size=8),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Two sets of the same two patients; the second has one more slice of each, and one split."""
+    folder = tmp_path_factory.mktemp("sets")
+    which = dataclasses.replace(SETS["multiphase"]["paper"], size=64)
+    for name, most in (("one", 2), ("two", 3)):
+        examples = [("whole", one) for i in range(2) for one in cases(which, 0, i, most=most)]
+        metadata = {"class_names": ["tumour"]}
+        store.write(folder, f"phantom_multiphase/{name}", examples, metadata)
+    return folder
+
+
+def test_one_phase_can_stand_for_four(sets):
+    data = Data(
+        source="tfds", path=str(sets), builder="phantom_multiphase/one", split="patient",
+        fractions=(0.5, 0.5, 0.0), channels=12, window_hu=(-150.0, 250.0),
+        phases=("portal",) * 4, pad=(0.0,),
+    )  # fmt: skip
+    image = sources.load(data, "train")[0].image
+    as_stored = sources.load(dataclasses.replace(data, phases=()), "train")[0].image
+    portal = 3 * PHASES.index("portal")
+    assert image.shape == (64, 64, 12)
+    assert np.array_equal(image, np.tile(as_stored[..., portal : portal + 3], 4))
+
+
+@pytest.mark.slow
+def test_a_run_is_scored_on_another_prepared_set(sets, tmp_path, capsys):
+    (tmp_path / "config.py").write_text(CONFIG.format(path=str(sets)))
+    run = tmp_path / "run"
+    main(["train", str(tmp_path / "config.py"), "--out", str(run)])
+    trained = open_run(run).experiment.data
+    main(["evaluate", str(run), "--builder", "phantom_multiphase/two"])
+    scored = json.loads((run / "metrics/val_yolo.json").read_text())
+    other = dataclasses.replace(trained, builder="phantom_multiphase/two")
+    held_out = sources.load(other, "val")
+    assert scored["images"] == len(held_out) == 3
+    assert scored["truths"] == sum(len(record.labels) for record in held_out.records)
+    own = {record.patient for record in sources.load(trained, "val").records}
+    assert {record.patient for record in held_out.records} == own
+    capsys.readouterr()
+    for argv, message in (
+        (["--builder", "phantom_multiphase/three"], "phantom_multiphase/three"),
+        (["--source", "coco", "--builder", "phantom_multiphase/two"], "leave --source out"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", str(run), *argv])
+        assert ended.value.code == 2 and message in capsys.readouterr().err
