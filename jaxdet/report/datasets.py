@@ -59,15 +59,15 @@ def contact_sheet(cases: Sequence[CtSlice], side: int = 320) -> UInt8[np.ndarray
     return figures.contact_sheet(tiles, columns, side)
 
 
-def phases(case: CtSlice, liver: str = "own") -> list[UInt8[np.ndarray, "H W 3"]]:
+def phases(case: CtSlice, liver: str = "own", note: str = "") -> list[UInt8[np.ndarray, "H W 3"]]:
     """The central slice of every phase with lesion outline and box as they were annotated.
 
     `liver` outlines the liver of the phase itself, or with "portal" that of the portal phase, so
-    that what does not lie on it is seen.
+    that what does not lie on it is seen. `note` comes before the name in the first caption.
     """
     depth = case.hu.shape[2] // len(case.phases)
     return [
-        _tile(case, i * depth + depth // 2, phase, _outlined(case, i, liver))
+        _tile(case, i * depth + depth // 2, phase, _outlined(case, i, liver), note * (i == 0))
         for i, phase in enumerate(case.phases)
     ]
 
@@ -101,9 +101,8 @@ def before_and_after(
     tiles = []
     for before, after in [ranked[0], ranked[len(ranked) // 4], ranked[3 * len(ranked) // 4]]:
         for case, word in ((before, "before"), (after, "after")):
-            row = phases(case, liver="portal")
-            row[0] = figures.captioned(row[0], f"{word}: Dice {_agreement(case):.3f}")
-            tiles += row
+            note = f"{word}, Dice {_agreement(case):.3f}: "
+            tiles += phases(case, liver="portal", note=note)
     return figures.contact_sheet(tiles, len(ranked[0][0].phases))
 
 
@@ -127,7 +126,7 @@ def _outlined(case: CtSlice, i: int, liver: str) -> Bool[np.ndarray, "H W"] | No
 
 
 def _tile(
-    case: CtSlice, channel: int, phase: str, liver: np.ndarray | None
+    case: CtSlice, channel: int, phase: str, liver: np.ndarray | None, note: str = ""
 ) -> UInt8[np.ndarray, "H W 3"]:
     window = WINDOWS_HU[4 if len(case.phases) > 1 else 1]
     grey = images.to_range(case.hu[..., channel : channel + 1], window, case.name)
@@ -140,7 +139,7 @@ def _tile(
         cv2.rectangle(tile, (x0 - 1, y0 - 1), (x1, y1), BOX_RGB, 1)
     mark = " *" if phase == case.annotated and len(case.phases) > 1 else ""
     text = f"{case.name} {phase}{mark}" if len(case.phases) > 1 else case.name
-    return figures.captioned(tile, text)
+    return figures.captioned(tile, note + text)
 
 
 def _outline(tile: np.ndarray, mask: np.ndarray, zoom: int, colour: tuple) -> None:
