@@ -71,7 +71,10 @@ def patient(which: Set, seed: int, number: int) -> Patient:
             for found in distractors.draw(rng[4], body, kind, avoid)
         ),
         sleeve_mm=distractors.sleeve_mm(rng[4], body),
-        scanner=scanner.draw(rng[5], kind, body.lr_mm, which),
+        # The demo's slices are thick, so their noise is that of thick slices.
+        scanner=scanner.draw(
+            rng[5], "sltd" if which.kind == "sltd" else "multiphase", body.lr_mm, which
+        ),
         shift_mm=rng[5].normal(0, 6.0, 2).clip(-12, 12),
         motions=motion.draw(np.random.default_rng([seed, number, 6]))
         if len(which.phases) > 1
