@@ -191,8 +191,8 @@ def test_resume_on_other_images_is_refused(straight, tmp_path):
         ({"model": {"channels": 3}}, r"model.channels is 3 but data.channels is 1"),
         ({"model": {"num_classes": 5}}, r"model.num_classes is 5 but the data has 1 class"),
         ({"data": {"classes": ("liver", "spleen")}}, r"data.classes wants \('liver', 'spleen'\)"),
-        ({"data": {"max_boxes": 3}}, r"has 3 boxes, and mosaic .* data.max_boxes to 12 \(now 3\)"),
-        ({"data": {"max_boxes": 2}}, r"has 3 boxes; data.max_boxes is 2: raise it"),
+        ({"data": {"max_boxes": 3}}, r"has 2 boxes, and mosaic .* data.max_boxes to 8 \(now 3\)"),
+        ({"data": {"max_boxes": 1}}, r"has 2 boxes; data.max_boxes is 1: raise it"),
         (
             {"train": {"batch_size": 12}},
             r"train.batch_size=12 cannot be split over 8 devices; the nearest legal size is 8",
