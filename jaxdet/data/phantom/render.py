@@ -295,8 +295,8 @@ def _path(p: Patient, canvas: _Canvas, name: str, tissue_name: str) -> None:
         return
     window = _window(canvas, (low[0] - 4, low[1] - 4), (high[0] + 4, high[1] + 4))
     points = _points(canvas, window)
-    draw = anatomy.pancreas if name == "pancreas" else None
-    f = draw(p.body, points) if draw else anatomy.path(p.body, name, points)
+    rough = name == "pancreas"
+    f = anatomy.pancreas(p.body, points) if rough else anatomy.path(p.body, name, points)
     _put(p, canvas, tissue_name, f, window, width=EDGE_MM)
 
 
