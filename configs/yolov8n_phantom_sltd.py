@@ -3,8 +3,8 @@
     jaxdet data make phantom_sltd --size small --out sets
     jaxdet train configs/yolov8n_phantom_sltd.py --data.path sets --out runs/phantom_sltd
 
-Cost: not measured; the set takes about a minute on 2 CPU cores, and training wants a GPU. Shows how
-a prepared set is trained on: the window of paper 1, folds by patient. `--data.builder` names
+Cost and result: not measured; training wants a GPU. Shows how a prepared set is trained on: the
+window of paper 1, a split by patient. `--data.builder` names
 another set, such as phantom_sltd/paper.
 """
 

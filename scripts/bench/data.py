@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jaxdet import run as runs
 from jaxdet.data.builders import store
 from jaxdet.types import PHASES, CtSlice
 
@@ -94,13 +95,6 @@ def measure(folder: pathlib.Path, count: int, repeats: int) -> list[dict]:
     return rows
 
 
-def device_name() -> str:
-    """The CPU's model as the kernel names it, else as Python does."""
-    info = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, default=8)
@@ -109,7 +103,7 @@ def main() -> None:
         "--out", type=pathlib.Path, help="JSON file (default: results/ beside this)"
     )
     args = parser.parse_args()
-    device = device_name()
+    device = runs.device_name()
     slug = re.sub(r"\W+", "_", device.lower()).strip("_")
     out = args.out or pathlib.Path(__file__).parent / "results" / f"data_{slug}.json"
     with tempfile.TemporaryDirectory() as folder:

@@ -21,6 +21,7 @@ import cv2
 import grain
 import numpy as np
 
+from jaxdet import run as runs
 from jaxdet.config import Augment, Data
 from jaxdet.data.batch import train_batches
 from jaxdet.types import Example
@@ -71,13 +72,6 @@ def measure(dataset: InMemory, *, images: int, threads: int, mosaic: bool) -> di
     }
 
 
-def device_name() -> str:
-    """The CPU's model as the kernel names it, else as Python does."""
-    info = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=400, help="timed images a setting")
@@ -85,7 +79,7 @@ def main() -> None:
         "--out", type=pathlib.Path, help="JSON file (default: results/ beside this)"
     )
     args = parser.parse_args()
-    device = device_name()
+    device = runs.device_name()
     slug = re.sub(r"\W+", "_", device.lower()).strip("_")
     out = args.out or pathlib.Path(__file__).parent / "results" / f"input_{slug}.json"
     rows = []

@@ -22,6 +22,7 @@ import time
 
 import cv2
 
+from jaxdet import run as runs
 from jaxdet.data import builders
 
 WANTED = {
@@ -92,8 +93,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
-    info = pathlib.Path("/proc/cpuinfo").read_text()
-    device = re.search(r"model name\s*:\s*(.+)", info)[1].strip()
+    device = runs.device_name()
     slug = re.sub(r"\W+", "_", device.lower()).strip("_")
     out = args.out or pathlib.Path(__file__).parent / "results" / f"phantom_{slug}.json"
     load = os.getloadavg()[0]

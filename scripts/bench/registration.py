@@ -22,6 +22,7 @@ import numpy as np
 import scipy
 import SimpleITK
 
+from jaxdet import run as runs
 from jaxdet.data.registration import BACKENDS, METHODS, Transform, register
 from jaxdet.data.registration.dice import dice
 
@@ -139,13 +140,6 @@ def measure(scenes: list[dict], method: str, backend: str) -> dict:
     return {"method": method, "backend": backend if method != "none" else "", **means}
 
 
-def device_name() -> str:
-    """The CPU's model as the kernel names it, else as Python does."""
-    info = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", nargs="+", choices=tuple(BACKENDS), default=["sitk"])
@@ -154,7 +148,7 @@ def main() -> None:
         "--out", type=pathlib.Path, help="JSON file (default: results/ beside this)"
     )
     args = parser.parse_args()
-    device = device_name()
+    device = runs.device_name()
     slug = re.sub(r"\W+", "_", device.lower()).strip("_")
     out = args.out or pathlib.Path(__file__).parent / "results" / f"registration_{slug}.json"
     load = round(os.getloadavg()[0], 2)

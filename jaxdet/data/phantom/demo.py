@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdet.data.phantom import anatomy, lesions, place, sets, tissue
+from jaxdet.data.phantom import anatomy, lesions, place, sets, sltd
 from jaxdet.data.phantom.lesions import Lesion
 from jaxdet.data.phantom.place import Plan
 from jaxdet.data.phantom.sets import Set
@@ -11,7 +11,6 @@ DIAMETER_MM, MEDIAN_MM, SPREAD = (10.0, 44.0), 23.0, 0.45
 LEAST_BOX_MM = 4.0
 GROUP_SIZES = (0.45, 0.30, 0.15, 0.10)  # 1 to 4 tumours near one height
 FREE_SHARE = 1 / 6  # of slices without a tumour
-COUNTS = (0.653, 0.234, 0.083, 0.030)  # of 1 to 4 tumours in the others
 SHOWN = range(6, 58)  # slices with enough liver
 
 
@@ -32,7 +31,7 @@ def plan(
     shown = {z: n for z in SHOWN if (n := _visible(which, found, z)) is not None}
     picked: list[int] = []
     while shown:
-        wanted = 0 if rng.random() < FREE_SHARE else 1 + int(rng.choice(4, p=COUNTS))
+        wanted = 0 if rng.random() < FREE_SHARE else 1 + int(rng.choice(4, p=sltd.COUNTS))
         off = {z: abs(n - wanted) + 0.5 * (n > wanted) for z, n in shown.items()}
         best = [z for z, far in off.items() if far == min(off.values())]
         picked.append(best[int(rng.integers(len(best)))])
@@ -60,17 +59,7 @@ def _tumour(rng: np.random.Generator, hu: dict) -> Lesion:
     diameter = 0.0
     while not DIAMETER_MM[0] <= diameter <= DIAMETER_MM[1]:
         diameter = MEDIAN_MM * np.exp(SPREAD * rng.normal())
-    lesion = Lesion(
-        centre=np.zeros(3, np.float32),
-        **lesions.shape(rng, diameter, gross=False),
-        contrast=tissue.small_tumour(rng, hu, diameter),
-        margin_mm=lesions.margin(rng, diameter, ill_defined=0.3),
-        texture_hu=float(rng.uniform(4, 8)),
-        mosaic_hu=0.0,
-        core=lesions.necrosis(rng, diameter),
-        capsule_mm=1.5,
-    )
-    return lesions.sized(lesion, diameter)
+    return sltd.of_diameter(rng, hu, diameter)
 
 
 def _visible(which: Set, found: list[Lesion], z: int) -> int | None:

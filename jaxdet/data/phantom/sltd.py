@@ -85,15 +85,17 @@ def showing(which: Set, found: list[Lesion], z: int) -> list[tuple[float, float]
     return [section for section in sections if max(section) > 0]
 
 
-def tumour(
-    rng: np.random.Generator, hu: dict, largest_mm: float = BOX_MM[1]
-) -> tuple[Lesion, float]:
+def tumour(rng: np.random.Generator, hu: dict) -> tuple[Lesion, float]:
     """A tumour of the set's sizes at the origin, and the longer side of its box near an end."""
     while True:
         diameter = MEDIAN_MM * np.exp(SPREAD * rng.normal())
         side = diameter * np.sqrt(1 - rng.uniform(*NEAR_END) ** 2)
-        if DIAMETER_MM[0] <= diameter <= DIAMETER_MM[1] and BOX_MM[0] <= side <= largest_mm:
-            break
+        if DIAMETER_MM[0] <= diameter <= DIAMETER_MM[1] and BOX_MM[0] <= side <= BOX_MM[1]:
+            return of_diameter(rng, hu, diameter), float(side)
+
+
+def of_diameter(rng: np.random.Generator, hu: dict, diameter: float) -> Lesion:
+    """A small tumour of that longest diameter at the origin."""
     found = Lesion(
         centre=np.zeros(3, np.float32),
         **lesions.shape(rng, diameter, gross=False),
@@ -104,7 +106,7 @@ def tumour(
         core=lesions.necrosis(rng, diameter),
         capsule_mm=1.5,
     )
-    return lesions.sized(found, diameter), float(side)
+    return lesions.sized(found, diameter)
 
 
 def _lead(
