@@ -36,6 +36,10 @@ class Record:
     labels: Int[np.ndarray, "M"]  # index into class_names
     crowd: Bool[np.ndarray, "M"]  # True: neither wanted nor wrong, never taught
     area: Float[np.ndarray, "M"]  # px^2, for the size classes of COCO
+    diameters_mm: Float[np.ndarray, "M"] | None = None  # the longest; NaN, None: not known
+    misaligned_mm: Float[np.ndarray, "M"] | None = None  # how far the phases lie apart there
+    phase: str = ""  # on which the lesions were drawn
+    pixel_mm: tuple[float, float] | None = None  # x, y
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,24 +109,31 @@ def judge(
     cases: Cases,
     thresholds: Float[np.ndarray, "T"],
     rules: Protocol,
-    size_px2: tuple[float, float] | None = None,
+    *,
+    wanted: Bool[np.ndarray, "M"] | None = None,
+    out: Bool[np.ndarray, "D"] | None = None,
 ) -> Verdict:
-    """Match under the rules; with `size_px2`, (least, most), only truths of such an area count.
+    """Match under the rules. Only truths that are `wanted` count; None means all but crowds.
 
-    Detections that find another truth, and detections of another size that find none, are then
-    ignored, as in pycocotools; both bounds are included.
+    What finds another truth is neither right nor wrong, and so is a detection that is `out` and
+    finds none.
     """
     dets, truths = cases.dets, cases.truths
-    out, ignored = np.zeros(len(dets.group), bool), truths.crowd
-    if size_px2 is not None:
-        area = box_area(dets.boxes_xyxy)
-        out = (area < size_px2[0]) | (area > size_px2[1])
-        ignored = ignored | (truths.area < size_px2[0]) | (truths.area > size_px2[1])
+    ignored = truths.crowd if wanted is None else truths.crowd | ~wanted
+    out = np.zeros(len(dets.group), bool) if out is None else out
     levels = thresholds.astype(rules.number)
     found = rules.match(cases.pairs, dets.group, ignored, truths.crowd, levels)
     # Row -1 stands for "found none": whether that is ignored depends on the detection alone.
     skipped = np.where(found >= 0, np.append(ignored, False)[found], out[:, None])
     return Verdict(cases, found, skipped, ~ignored)
+
+
+def of_size(
+    cases: Cases, least_px2: float, most_px2: float
+) -> tuple[Bool[np.ndarray, "M"], Bool[np.ndarray, "D"]]:
+    """`wanted` and `out` for objects of such an area, both bounds included, as in pycocotools."""
+    area, box = cases.truths.area, box_area(cases.dets.boxes_xyxy)
+    return (area >= least_px2) & (area <= most_px2), (box < least_px2) | (box > most_px2)
 
 
 def labels_with_truth(verdict: Verdict) -> Int[np.ndarray, "K"]:

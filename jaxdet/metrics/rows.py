@@ -19,6 +19,7 @@ class Found(NamedTuple):
     labels: Int[np.ndarray, "D"]
     image: Int[np.ndarray, "D"]  # position of the image
     group: Int[np.ndarray, "D"]  # one number for each image and label, the same as in Truth
+    row: Int[np.ndarray, "D"]  # position in its image as given, padding counted
 
 
 class Truth(NamedTuple):
@@ -30,6 +31,7 @@ class Truth(NamedTuple):
     area: Float[np.ndarray, "M"]  # px^2; of the object where it is known, else of its box
     image: Int[np.ndarray, "M"]
     group: Int[np.ndarray, "M"]  # rising
+    row: Int[np.ndarray, "M"]  # position in its image as given, padding counted
 
 
 def read(detections: Iterable[Any], truths: Iterable[Any]) -> tuple[Found, Truth, int]:
@@ -51,13 +53,13 @@ def read(detections: Iterable[Any], truths: Iterable[Any]) -> tuple[Found, Truth
             f" and {len(true)} with truths"
         )
     empty = np.zeros((0, 4)), np.zeros(0), np.zeros(0)  # no image at all has columns too
-    boxes, scores, labels, image = _joined([_detections(list(empty), 0), *found])
+    boxes, scores, labels, image, row = _joined([_detections(list(empty), 0), *found])
     order = np.lexsort((image, -scores, labels))
-    columns = boxes, scores, labels, image, labels * len(found) + image
+    columns = boxes, scores, labels, image, labels * len(found) + image, row
     dets = Found(*(column[order] for column in columns))
-    boxes, labels, crowd, area, image = _joined([_truths(list(empty[:2]), 0), *true])
+    boxes, labels, crowd, area, image, row = _joined([_truths(list(empty[:2]), 0), *true])
     order = np.lexsort((image, labels))
-    columns = boxes, labels, crowd, area, image, labels * len(true) + image
+    columns = boxes, labels, crowd, area, image, labels * len(true) + image, row
     return dets, Truth(*(column[order] for column in columns)), len(found)
 
 
@@ -91,7 +93,7 @@ def _detections(entry: list[Any], image: int) -> tuple[np.ndarray, ...]:
     real = labels >= 0
     _finite(boxes[real], "a detected box", image)
     _finite(scores[real], "a score", image)
-    return boxes[real], scores[real], labels[real], np.full(real.sum(), image)
+    return boxes[real], scores[real], labels[real], np.full(real.sum(), image), np.flatnonzero(real)
 
 
 def _truths(entry: list[Any], image: int) -> tuple[np.ndarray, ...]:
@@ -104,7 +106,7 @@ def _truths(entry: list[Any], image: int) -> tuple[np.ndarray, ...]:
     crowd = _column(crowd, "crowd flags", rows, image)[real].astype(bool)
     area = box_area(boxes) if area is None else _column(area, "areas", rows, image)[real]
     _finite(area, "an area", image)
-    return boxes, labels[real], crowd, area, np.full(len(boxes), image)
+    return boxes, labels[real], crowd, area, np.full(len(boxes), image), np.flatnonzero(real)
 
 
 def _labels(labels: Any, image: int) -> np.ndarray:

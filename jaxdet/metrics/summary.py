@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxdet.metrics.average_precision import Cases, Verdict, areas_by_class, curve, judge, prepare
+from jaxdet.metrics.average_precision import (
+    Cases,
+    Verdict,
+    areas_by_class,
+    curve,
+    judge,
+    of_size,
+    prepare,
+)
 from jaxdet.metrics.protocols import (
     COCO_THRESHOLDS,
     LEVELS,
@@ -136,7 +144,8 @@ def _class_row(
 def _size_row(
     cases: Cases, rules: Protocol, name: str, bounds: tuple[float, float]
 ) -> dict[str, Any]:
-    verdict = judge(cases, COCO_THRESHOLDS, rules, bounds)
+    wanted, out = of_size(cases, *bounds)
+    verdict = judge(cases, COCO_THRESHOLDS, rules, wanted=wanted, out=out)
     labels, areas = areas_by_class(verdict, rules)
     precision, recall, _ = _at_best_f1(verdict, labels)
     means = _means(areas)

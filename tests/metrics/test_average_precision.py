@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jaxdet.metrics import average_precision
-from jaxdet.metrics.average_precision import areas_by_class, judge, prepare
+from jaxdet.metrics.average_precision import areas_by_class, judge, of_size, prepare
 from jaxdet.metrics.protocols import COCO_THRESHOLDS, PROTOCOLS, SIZES_PX2
 from jaxdet.types import Detections
 
@@ -86,7 +86,8 @@ def test_coco_equals_pycocotools(seed):
     rules = PROTOCOLS["coco"]
     cases = prepare(detections, truths, COCO_THRESHOLDS, rules, "iou")
     for bounds, wanted in zip(SIZES_PX2.values(), want[1:], strict=True):
-        areas = areas_by_class(judge(cases, COCO_THRESHOLDS, rules, bounds), rules)[1]
+        of = dict(zip(("wanted", "out"), of_size(cases, *bounds), strict=True))
+        areas = areas_by_class(judge(cases, COCO_THRESHOLDS, rules, **of), rules)[1]
         got = areas.mean(axis=0) if len(areas) else np.full(10, np.nan)
         np.testing.assert_allclose(got, wanted, atol=1e-9)
 
