@@ -24,6 +24,7 @@ def average_precision(
     overlap: Literal["iou", "iobb"] = "iou",
     thresholds: float | Sequence[float | int] | np.ndarray = (0.5,),
     protocol: str = "coco",
+    skip_empty_images: bool = False,
 ) -> Float[np.ndarray, "T"]:
     """Average precision in [0, 1], one a threshold: the mean over the classes that have truth.
 
@@ -31,7 +32,7 @@ def average_precision(
       one an image or one of a whole batch.
     truths: one (boxes_xyxy [M, 4], labels [M]) an image, where needed (.., crowd [M], area [M]).
     overlap: "iou", or "iobb", the intersection over the *detected* box.
-    thresholds: in (0, 1]; an equal overlap is enough.
+    thresholds: in (0, 1]; an equal overlap is enough, but not under l0sg and fixed.
     NumPy or JAX arrays; rows with label -1 are padding.
 
     protocol:
@@ -42,6 +43,14 @@ def average_precision(
       "yolo"   ultralytics 8.2 (facts, 4.4 and 4.5): straight lines that end in (1, 0), so that the
                best there is is 0.995; crowds dropped. Departs: equal scores keep their order (its
                np.argsort is not stable), and of equal overlaps the first counts.
+      "l0sg"   the evaluator of GSSD++'s official code (Lee 2021; facts, gssd_reference 5): scores
+               up to 0.2 are dropped, an overlap must exceed the threshold, matching and area of
+               "voc", detections on images without truth are neither right nor wrong.
+               With `skip_empty_images`, as that code does for the PixelLink family only, truths of
+               images without any detection, whatever its score, are no misses: the AP is that of
+               "l0sg" times truths / (truths - skipped).
+      "l0sg07" the same with the 11 levels of "voc07", the official code's own default.
+      "fixed"  "l0sg" without the skip for every model; detections on images without truth are false.
 
     No truth in any class: NaN (pycocotools says -1). Truth and no detections: 0. A class without
     truth does not count, nor do its detections. A box without area, or inverted, overlaps nothing:
@@ -50,7 +59,9 @@ def average_precision(
     0), columns that do not fit, an unknown protocol or overlap, thresholds out of range.
     """
     levels, rules = check(thresholds, overlap), protocol_named(protocol)
-    cases = prepare(detections, truths, levels, rules, overlap)
+    if skip_empty_images and not protocol.startswith("l0sg"):
+        raise ValueError(f"skip_empty_images belongs to the protocol l0sg; got {protocol!r}")
+    cases = prepare(detections, truths, levels, rules, overlap, skip_empty_images)
     areas = areas_by_class(judge(cases, levels, rules), rules)[1]
     return areas.mean(axis=0) if len(areas) else np.full(len(levels), np.nan)
 
@@ -62,6 +73,7 @@ class Cases(NamedTuple):
     truths: Truth
     pairs: match.Pairs
     images: int
+    skipped: Bool[np.ndarray, "M"]  # truths that nobody looked for
 
 
 class Verdict(NamedTuple):
@@ -70,7 +82,8 @@ class Verdict(NamedTuple):
     cases: Cases
     found: Int[np.ndarray, "D T"]  # row of the truth, or -1
     ignored: Bool[np.ndarray, "D T"]  # neither right nor wrong
-    counted: Bool[np.ndarray, "M"]  # truths that ought to be found
+    wanted: Bool[np.ndarray, "M"]  # truths that ought to be found
+    counted: Bool[np.ndarray, "M"]  # and that make a miss when they are not: all but the skipped
 
 
 def check(thresholds: Any, overlap: str) -> Float[np.ndarray, "T"]:
@@ -89,11 +102,15 @@ def prepare(
     thresholds: Float[np.ndarray, "T"],
     rules: Protocol,
     overlap: Literal["iou", "iobb"],
+    skip_empty_images: bool = False,
 ) -> Cases:
     """Read both lists, leave out what the protocol does not look at, and measure the overlaps."""
     dets, true, images = read(detections, truths)
     if rules.crowd == "drop":
         true = Truth(*(column[~true.crowd] for column in true))
+    skipped = skip_empty_images & ~np.isin(true.image, dets.image)
+    if rules.above_score is not None:
+        dets = Found(*(column[dets.scores > rules.above_score] for column in dets))
     if rules.max_dets is not None:
         first = match.place_in_group(dets.group) < rules.max_dets
         dets = Found(*(column[first] for column in dets))
@@ -102,7 +119,7 @@ def prepare(
     def measure(boxes, truths, crowd):
         return rules.overlap(boxes, truths, crowd, overlap)
 
-    return Cases(dets, true, match.pairs(dets, true, measure, floor), images)
+    return Cases(dets, true, match.pairs(dets, true, measure, floor), images, skipped)
 
 
 def judge(
@@ -121,11 +138,14 @@ def judge(
     dets, truths = cases.dets, cases.truths
     ignored = truths.crowd if wanted is None else truths.crowd | ~wanted
     out = np.zeros(len(dets.group), bool) if out is None else out
+    if rules.empty_images == "ignore":
+        out = out | ~np.isin(dets.image, truths.image)
     levels = thresholds.astype(rules.number)
+    levels = np.nextafter(levels, rules.number(2)) if rules.strict else levels
     found = rules.match(cases.pairs, dets.group, ignored, truths.crowd, levels)
     # Row -1 stands for "found none": whether that is ignored depends on the detection alone.
     skipped = np.where(found >= 0, np.append(ignored, False)[found], out[:, None])
-    return Verdict(cases, found, skipped, ~ignored)
+    return Verdict(cases, found, skipped, ~ignored, ~ignored & ~cases.skipped)
 
 
 def of_size(
@@ -137,8 +157,8 @@ def of_size(
 
 
 def labels_with_truth(verdict: Verdict) -> Int[np.ndarray, "K"]:
-    """Classes that have a truth which counts, rising."""
-    return np.unique(verdict.cases.truths.labels[verdict.counted])
+    """Classes that have a truth which ought to be found, rising."""
+    return np.unique(verdict.cases.truths.labels[verdict.wanted])
 
 
 def curve(
@@ -146,14 +166,14 @@ def curve(
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
     """Scores (falling), recall and precision of a class after each detection that is not ignored.
 
-    `threshold` is a position. The class must have truth that counts.
+    `threshold` is a position. The class must have truth; where all of it was skipped recall is 0.
     """
     dets, truths = verdict.cases.dets, verdict.cases.truths
     rows = slice(*np.searchsorted(dets.labels, [label, label + 1]))
     kept = ~verdict.ignored[rows, threshold]
     right = np.cumsum(verdict.found[rows, threshold][kept] >= 0)
     total = np.count_nonzero(verdict.counted[truths.labels == label])
-    return dets.scores[rows][kept], right / total, right / np.arange(1, len(right) + 1)
+    return dets.scores[rows][kept], right / max(total, 1), right / np.arange(1, len(right) + 1)
 
 
 def areas_by_class(
@@ -166,3 +186,23 @@ def areas_by_class(
         _, recall, precision = curve(verdict, int(labels[k]), t)
         areas[k, t] = rules.area(recall, precision)
     return labels, areas
+
+
+def recalls_by_class(
+    verdict: Verdict, most: int | None = None
+) -> tuple[Int[np.ndarray, "K"], Float[np.ndarray, "K T"]]:
+    """Labels of the classes that have truth, and the share of it that was found.
+
+    `most` takes the surest detections of an image and class only: AR at maxDets of pycocotools.
+    Several detections on one truth, as of an ignored one, count once.
+    """
+    labels, (dets, truths) = labels_with_truth(verdict), verdict.cases[:2]
+    first = slice(None) if most is None else match.place_in_group(dets.group) < most
+    taken = np.zeros((len(truths.labels) + 1, verdict.found.shape[1]), bool)
+    for t, column in enumerate(verdict.found[first].T):
+        taken[column, t] = True  # the last row collects those that found none
+    recalls = [
+        taken[:-1][mine].sum(axis=0) / max(np.count_nonzero(mine), 1)
+        for mine in (verdict.counted & (truths.labels == label) for label in labels)
+    ]
+    return labels, np.array(recalls).reshape(len(labels), verdict.found.shape[1])

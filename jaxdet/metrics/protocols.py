@@ -27,6 +27,10 @@ class Protocol(NamedTuple):
     number: type = np.float64  # in which overlaps meet their thresholds
     crowd: Literal["ignore", "drop"] = "ignore"  # "drop": as if it were not there
     max_dets: int | None = None  # an image and class; None keeps all
+    above_score: float | None = None  # only higher scores are looked at
+    strict: bool = False  # an overlap that equals the threshold is not enough
+    empty_images: Literal["false", "ignore"] = "false"  # what detections are where no truth is
+    why: str = ""  # how its numbers differ from those of others, for a reader of a report
 
 
 def protocol_named(name: str) -> Protocol:
@@ -136,9 +140,58 @@ def area_under_steps(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope(precision)))
 
 
+_L0SG = Protocol(
+    plain_overlap,
+    match.best_truth,
+    step,
+    area_under_steps,
+    above_score=0.2,
+    strict=True,
+    empty_images="ignore",
+    why="official GSSD++ code: scores up to 0.2 dropped, so recall ends early; an overlap must "
+    "exceed the threshold; false boxes on slices without a lesion are not counted; for PixelLink "
+    "lesions on slices without any detection are not counted either",
+)
+
 PROTOCOLS = {
-    "coco": Protocol(exact_overlap, match.greedy, step, mean_of_101, max_dets=100),
-    "voc": Protocol(plain_overlap, match.best_truth, step, area_under_steps),
-    "voc07": Protocol(plain_overlap, match.best_truth, step, mean_of_11),
-    "yolo": Protocol(float32_overlap, match.best_truth, linear, trapezoids, np.float32, "drop"),
+    "coco": Protocol(
+        exact_overlap,
+        match.greedy,
+        step,
+        mean_of_101,
+        max_dets=100,
+        why="pycocotools: a detection takes the best truth still free, 101 recall levels, at most "
+        "100 detections an image and class",
+    ),
+    "voc": Protocol(
+        plain_overlap,
+        match.best_truth,
+        step,
+        area_under_steps,
+        why="Pascal VOC 2010: a detection has one best truth, the second one on it is false; exact "
+        "area under the envelope",
+    ),
+    "voc07": Protocol(
+        plain_overlap,
+        match.best_truth,
+        step,
+        mean_of_11,
+        why="Pascal VOC 2007: as voc, but the mean of 11 recall levels, which is coarse",
+    ),
+    "yolo": Protocol(
+        float32_overlap,
+        match.best_truth,
+        linear,
+        trapezoids,
+        np.float32,
+        "drop",
+        why="ultralytics 8.2: straight lines between the points of the curve instead of steps; a "
+        "perfect detector gets 0.995",
+    ),
+    "l0sg": _L0SG,
+    "l0sg07": _L0SG._replace(area=mean_of_11, why="as l0sg, but the mean of 11 recall levels"),
+    "fixed": _L0SG._replace(
+        empty_images="false",
+        why="as l0sg, but every lesion counts, found or not, and so does every false box",
+    ),
 }

@@ -14,6 +14,7 @@ from jaxdet.metrics.average_precision import (
     judge,
     of_size,
     prepare,
+    recalls_by_class,
 )
 from jaxdet.metrics.protocols import (
     COCO_THRESHOLDS,
@@ -23,6 +24,7 @@ from jaxdet.metrics.protocols import (
     protocol_named,
 )
 
+MAX_DETS = (1, 10, 100)  # an image and class, of pycocotools' AR
 CONFIDENCES = np.linspace(0, 1, 1000)  # where precision and recall are compared
 
 
@@ -33,17 +35,20 @@ def summarise(
     protocol: str = "yolo",
     sizes: Mapping[str, Sequence[float | int]] | None = None,
     curves: bool = False,
+    skip_empty_images: bool = False,
 ) -> dict[str, Any]:
     """How good the detections are, as a dict that JSON can hold (None: not defined).
 
     detections, truths, protocol and errors as in `average_precision`; overlap is IoU at 0.5, 0.55
     to 0.95. sizes: {name: (least, most) px^2, both included}; None gives COCO's three.
 
-    Keys: protocol, images, truths (those that count), ap50, ap75, ap50_95, precision, recall,
-    threshold; per_class, a list of name, images (with such truth), truths, precision, recall,
-    ap50, ap50_95; per_size, a list of name, area_px2, truths, precision, recall (at the best F1 of
-    that size), ap50, ap50_95. Under a size, as in
-    pycocotools, truths of another area are ignored, what finds them, and false boxes of another.
+    Keys: protocol, images, truths (those that count), ap50, ap75, ap50_95, ar_1, ar_10, ar_100
+    (recall with so many detections an image and class, the mean over the thresholds), precision,
+    recall, threshold; per_class, a list of name, images (with such truth), truths, precision,
+    recall, ap50, ap50_95; per_size, a list of name, area_px2, truths, precision, recall (at the
+    best F1 of that size), ap50, ap50_95, ar_100. Under a size, as in pycocotools, truths of another
+    area are ignored, what finds them, and false boxes of another: with "coco" the twelve numbers
+    of pycocotools are here.
 
     precision and recall are those at one score for all classes, `threshold`, where F1 at IoU 0.5,
     averaged over the classes and smoothed, is largest: the classic rule of ultralytics (facts 4.5),
@@ -55,7 +60,7 @@ def summarise(
     precision there, at IoU 0.5. A label that `class_names` does not reach is a ValueError.
     """
     rules = protocol_named(protocol)
-    cases = prepare(detections, truths, COCO_THRESHOLDS, rules, "iou")
+    cases = prepare(detections, truths, COCO_THRESHOLDS, rules, "iou", skip_empty_images)
     _check_labels(cases, class_names)
     verdict = judge(cases, COCO_THRESHOLDS, rules)
     labels, areas = areas_by_class(verdict, rules)
@@ -74,6 +79,7 @@ def summarise(
         "images": cases.images,
         "truths": int(verdict.counted.sum()),
         **_means(areas),
+        **{f"ar_{most}": _mean(recalls_by_class(verdict, most)[1]) for most in MAX_DETS},
         "precision": _mean(precision),
         "recall": _mean(recall),
         "threshold": CONFIDENCES[best] if len(labels) else None,
@@ -157,6 +163,7 @@ def _size_row(
         "recall": _mean(recall),
         "ap50": means["ap50"],
         "ap50_95": means["ap50_95"],
+        "ar_100": _mean(recalls_by_class(verdict, 100)[1]),
     }
 
 

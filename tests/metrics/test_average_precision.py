@@ -172,13 +172,16 @@ def test_second_best_truth_is_taken_by_coco_only():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_threshold_that_is_met_exactly_is_met(protocol):
-    # 50 / 100: in float32 the 1e-7 of the classic rule is lost, and with it the miss.
+def test_a_threshold_that_is_met_exactly(protocol):
+    # 50 / 100: in float32 the 1e-7 of the classic rule is lost, and with it the miss. The official
+    # GSSD++ code wants more than the threshold.
     found = [(np.array([[0, 0, 10, 5.0]]), np.array([0.9]), np.array([0]))]
     truth = [(THREE[:1], np.array([0]))]
-    assert average_precision(found, truth, protocol=protocol)[0] == pytest.approx(
-        0.995 if protocol == "yolo" else 1
-    )
+    best = 0.995 if protocol == "yolo" else 1
+    just_below = np.nextafter(0.5, 0)
+    got = average_precision(found, truth, thresholds=(0.5, just_below), protocol=protocol)
+    assert got[0] == pytest.approx(0 if PROTOCOLS[protocol].strict else best)
+    assert got[1] == pytest.approx(best)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -307,6 +310,13 @@ class TestEdges:
             )
             assert (got == 0).all()
 
+    def test_one_patient_one_slice_all_scores_equal(self, protocol):
+        # Ten equal scores, the right one given last: nine false ones come first.
+        boxes = np.concatenate([np.repeat(FAR, 9, axis=0), THREE[:1]])
+        found = [(boxes, np.full(10, 0.5), np.zeros(10, int))]
+        got = average_precision(found, [(THREE[:1], np.zeros(1, int))], protocol=protocol)
+        assert got == pytest.approx(0.1 * (0.995 if protocol == "yolo" else 1))
+
     def test_the_order_of_the_images_is_of_no_account_without_ties(self, protocol):
         rng = np.random.default_rng(3)
         label = np.zeros(3, int)
@@ -340,8 +350,10 @@ class TestErrors:
     true = (THREE[:1], np.zeros(1, int))
 
     def test_protocol(self):
-        with pytest.raises(ValueError, match="coco, voc, voc07, yolo; got 'l0sg'"):
-            average_precision([self.one], [self.true], protocol="l0sg")
+        with pytest.raises(ValueError, match="coco, voc, voc07, yolo, .*; got 'loss'"):
+            average_precision([self.one], [self.true], protocol="loss")
+        with pytest.raises(ValueError, match="skip_empty_images belongs to the protocol l0sg"):
+            average_precision([self.one], [self.true], protocol="fixed", skip_empty_images=True)
 
     def test_thresholds(self):
         for bad in ((), 0.0, 1.5, (0.5, np.nan)):
