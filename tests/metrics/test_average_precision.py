@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from jaxdet.metrics import average_precision
+from jaxdet.metrics import average_precision, summarise
 from jaxdet.metrics.average_precision import areas_by_class, judge, of_size, prepare
 from jaxdet.metrics.protocols import COCO_THRESHOLDS, PROTOCOLS, SIZES_PX2
 from jaxdet.types import Detections
@@ -17,8 +17,8 @@ from jaxdet.types import Detections
 NO_BOXES = np.zeros((0, 4))
 
 
-def pycocotools_ap(detections, truths, classes, thresholds=COCO_THRESHOLDS, sizes=None):
-    """AP [size, threshold] of pycocotools 2.0; NaN where it says -1."""
+def pycocotools_run(detections, truths, classes, thresholds=COCO_THRESHOLDS, sizes=None):
+    """pycocotools 2.0 after `accumulate`: areas are all and the sizes, maxDets 1, 10 and 100."""
     anns, results = [], []
     for i, (boxes, labels, crowd, area) in enumerate(truths):
         for box, label, c, a in zip(boxes.tolist(), labels, crowd, area, strict=True):
@@ -40,10 +40,15 @@ def pycocotools_ap(detections, truths, classes, thresholds=COCO_THRESHOLDS, size
         run = COCOeval(real, found, "bbox")
         run.params.iouThrs = np.asarray(thresholds)
         run.params.areaRng = [[0, 1e10], *(list(s) for s in (sizes or {}).values())]
-        run.params.maxDets = [100]
+        run.params.areaRngLbl = ["all", *(sizes or {})]
         run.evaluate()
         run.accumulate()
-    p = run.eval["precision"][..., 0]  # [T, R, K, A]
+    return run
+
+
+def pycocotools_ap(*case, **options):
+    """AP [size, threshold] of pycocotools 2.0; NaN where it says -1."""
+    p = pycocotools_run(*case, **options).eval["precision"][..., -1]  # [T, R, K, A]
     with np.errstate(invalid="ignore"):
         held = (p > -1).sum(axis=(1, 2))
         return (np.where(p > -1, p, 0).sum(axis=(1, 2)) / held).T
@@ -90,6 +95,31 @@ def test_coco_equals_pycocotools(seed):
         areas = areas_by_class(judge(cases, COCO_THRESHOLDS, rules, **of), rules)[1]
         got = areas.mean(axis=0) if len(areas) else np.full(10, np.nan)
         np.testing.assert_allclose(got, wanted, atol=1e-9)
+
+
+def check_the_twelve_numbers(case):
+    """AP and AR over thresholds, sizes and numbers of detections, as pycocotools prints them."""
+    detections, truths, classes = case
+    run = pycocotools_run(*case, sizes=SIZES_PX2)
+    with contextlib.redirect_stdout(io.StringIO()):
+        run.summarize()
+    got = summarise(detections, truths, [f"class {k}" for k in range(classes)], "coco")
+    ours = [got["ap50_95"], got["ap50"], got["ap75"], *(row["ap50_95"] for row in got["per_size"])]
+    ours += [got["ar_1"], got["ar_10"], got["ar_100"], *(row["ar_100"] for row in got["per_size"])]
+    ours = [-1 if number is None else number for number in ours]
+    np.testing.assert_allclose(ours, run.stats, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(60, 120))
+def test_the_twelve_numbers_of_pycocotools(seed):
+    check_the_twelve_numbers(random_case(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hundred", range(1, 23))
+def test_the_twelve_numbers_in_2200_more_cases(hundred):
+    for seed in range(100 * hundred + 20, 100 * hundred + 120):
+        check_the_twelve_numbers(random_case(seed))
 
 
 def test_the_random_cases_hold_what_they_are_for():
@@ -350,7 +380,7 @@ class TestErrors:
     true = (THREE[:1], np.zeros(1, int))
 
     def test_protocol(self):
-        with pytest.raises(ValueError, match="coco, voc, voc07, yolo, .*; got 'loss'"):
+        with pytest.raises(ValueError, match=r"coco, voc, voc07, yolo, .*; got 'loss'"):
             average_precision([self.one], [self.true], protocol="loss")
         with pytest.raises(ValueError, match="skip_empty_images belongs to the protocol l0sg"):
             average_precision([self.one], [self.true], protocol="fixed", skip_empty_images=True)
