@@ -50,7 +50,7 @@ def average_precision(
                images without any detection, whatever its score, are no misses: the AP is that of
                "l0sg" times truths / (truths - skipped).
       "l0sg07" the same with the 11 levels of "voc07", the official code's own default.
-      "fixed"  "l0sg" without the skip for every model; detections on images without truth are false.
+      "fixed"  "l0sg" without the skip, for every model; what lies on images without truth is false.
 
     No truth in any class: NaN (pycocotools says -1). Truth and no detections: 0. A class without
     truth does not count, nor do its detections. A box without area, or inverted, overlaps nothing:

@@ -4,7 +4,7 @@ Padding (label -1) is gone, every number is checked, and nothing is rounded: flo
 float64 without change. The tables are sorted once, so that a class is a slice of them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,102 +45,107 @@ def read(detections: Iterable[Any], truths: Iterable[Any]) -> tuple[Found, Truth
     ValueError where the two lists differ in length, columns differ in length, or a score, box,
     label or area is not finite: it names the image.
     """
-    found = [_detections(entry, i) for i, entry in enumerate(_images(detections, 3))]
-    true = [_truths(entry, i) for i, entry in enumerate(_images(truths, 4))]
-    if len(found) != len(true):
-        raise ValueError(
-            f"one entry an image is wanted in both lists; got {len(found)} images with detections"
-            f" and {len(true)} with truths"
-        )
-    empty = np.zeros((0, 4)), np.zeros(0), np.zeros(0)  # no image at all has columns too
-    boxes, scores, labels, image, row = _joined([_detections(list(empty), 0), *found])
+    (boxes, labels, scores), image, row, images = _table(detections, _detections)
+    _refuse(~np.isfinite(boxes).all(axis=1), image, "a detected box that is NaN or infinite")
+    _refuse(~np.isfinite(scores), image, "a score that is NaN or infinite")
     order = np.lexsort((image, -scores, labels))
-    columns = boxes, scores, labels, image, labels * len(found) + image, row
+    columns = boxes, scores, labels, image, labels * images + image, row
     dets = Found(*(column[order] for column in columns))
-    boxes, labels, crowd, area, image, row = _joined([_truths(list(empty[:2]), 0), *true])
+    (boxes, labels, crowd, area), image, row, others = _table(truths, _truths)
+    if images != others:
+        raise ValueError(
+            f"one entry an image is wanted in both lists; got {images} images with detections"
+            f" and {others} with truths"
+        )
+    _refuse(~np.isfinite(boxes).all(axis=1), image, "a true box that is NaN or infinite")
+    _refuse(~np.isfinite(crowd), image, "a crowd flag that is NaN or infinite")
+    _refuse(~np.isfinite(area), image, "an area that is NaN or infinite")
     order = np.lexsort((image, labels))
-    columns = boxes, labels, crowd, area, image, labels * len(true) + image, row
-    return dets, Truth(*(column[order] for column in columns)), len(found)
+    columns = boxes, labels, crowd != 0, area, image, labels * images + image, row
+    return dets, Truth(*(column[order] for column in columns)), images
 
 
-def box_area(boxes_xyxy: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N"]:
+def box_area(boxes_xyxy: Float[np.ndarray, "*N 4"]) -> Float[np.ndarray, "*N"]:
     """Width times height in px^2; an inverted box is empty, not negative."""
-    sides = np.maximum(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0)
-    return sides[:, 0] * sides[:, 1]
+    sides = np.maximum(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 0)
+    return sides[..., 0] * sides[..., 1]
 
 
-def _images(entries: Iterable[Any], columns: int) -> Iterator[list[Any]]:
-    """One list of columns an image; a batch is taken apart, and `Detections` alone is a batch."""
+def _table(
+    entries: Iterable[Any], columns_of: Callable[[Any, int], list[np.ndarray]]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, int]:
+    """Columns of all rows but padding, boxes and labels first; image and row; number of images.
+
+    An entry is an image [N] or a batch of them [B, N]; `Detections` alone is one batch.
+    """
+    blocks, lengths = [columns_of(_NOTHING, 0)], []  # no image at all has columns too
     for entry in [entries] if hasattr(entries, "boxes_xyxy") else entries:
-        parts = [None if part is None else np.asarray(part) for part in entry]
-        if not 2 <= len(parts) <= columns:
-            raise ValueError(f"an image wants {columns} columns at most; got {len(parts)}")
-        if parts[0].ndim != 3:
-            yield parts
-            continue
-        for row in range(len(parts[0])):
-            yield [None if part is None else part[row] for part in parts]
-
-
-def _detections(entry: list[Any], image: int) -> tuple[np.ndarray, ...]:
-    if len(entry) != 3:
-        raise ValueError(
-            f"detections want boxes, scores and labels; image {image} has {len(entry)} columns"
-        )
-    boxes, scores, labels = entry
-    labels = _labels(labels, image)
-    boxes, scores = _boxes(boxes, len(labels), image), _column(scores, "scores", len(labels), image)
+        columns = columns_of(entry, len(lengths))
+        *batch, rows = columns[1].shape
+        lengths += [rows] * (batch[0] if batch else 1)
+        blocks.append([columns[0].reshape(-1, 4), *(c.reshape(-1) for c in columns[1:])])
+    columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
+    counts = np.array(lengths, np.int64)
+    image = np.repeat(np.arange(len(counts)), counts)
+    row = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
+    labels = columns[1]
+    whole = (labels == np.round(labels)) & (labels >= -1)  # NaN is neither
+    _refuse(~whole, image, "a label; labels want whole numbers from 0, -1 for padding")
     real = labels >= 0
-    _finite(boxes[real], "a detected box", image)
-    _finite(scores[real], "a score", image)
-    return boxes[real], scores[real], labels[real], np.full(real.sum(), image), np.flatnonzero(real)
+    columns = [column[real] for column in columns]
+    columns[1] = columns[1].astype(np.int64)
+    return columns, image[real], row[real], len(counts)
 
 
-def _truths(entry: list[Any], image: int) -> tuple[np.ndarray, ...]:
-    boxes, labels, crowd, area = entry + [None] * (4 - len(entry))
-    labels = _labels(labels, image)
-    real, rows = labels >= 0, len(labels)
-    boxes = _boxes(boxes, rows, image)[real]
-    _finite(boxes, "a true box", image)
-    crowd = np.zeros(rows) if crowd is None else crowd
-    crowd = _column(crowd, "crowd flags", rows, image)[real].astype(bool)
-    area = box_area(boxes) if area is None else _column(area, "areas", rows, image)[real]
-    _finite(area, "an area", image)
-    return boxes, labels[real], crowd, area, np.full(len(boxes), image), np.flatnonzero(real)
+_NOTHING = np.zeros((0, 4)), np.zeros(0), np.zeros(0)
 
 
-def _labels(labels: Any, image: int) -> np.ndarray:
-    labels = np.asarray(labels)
-    whole = np.isfinite(labels) & (labels == np.round(labels)) & (labels >= -1)
-    if labels.ndim != 1 or not whole.all():
+def _detections(entry: Any, image: int) -> list[np.ndarray]:
+    parts = list(entry)
+    if len(parts) != 3:
         raise ValueError(
-            f"labels want whole numbers [N] from 0, -1 for padding; image {image} has {labels}"
+            f"detections want boxes, scores and labels; image {image} has {len(parts)} columns"
         )
-    return labels.astype(np.int64)
+    return _fitting(parts[0], parts[2], {"scores": parts[1]}, image)
 
 
-def _boxes(boxes: Any, rows: int, image: int) -> np.ndarray:
+def _truths(entry: Any, image: int) -> list[np.ndarray]:
+    parts = list(entry)
+    if not 2 <= len(parts) <= 4:
+        raise ValueError(
+            "truths want boxes, labels and at most crowd flags and areas;"
+            f" image {image} has {len(parts)} columns"
+        )
+    boxes, labels, crowd, area = parts + [None] * (4 - len(parts))
+    crowd = np.zeros(np.shape(labels)) if crowd is None else crowd
+    told = {"crowd flags": crowd} if area is None else {"crowd flags": crowd, "areas": area}
+    columns = _fitting(boxes, labels, told, image)
+    return columns if area is not None else [*columns, box_area(columns[0])]
+
+
+def _fitting(boxes: Any, labels: Any, others: dict[str, Any], image: int) -> list[np.ndarray]:
+    """Float64 columns whose shapes are those of the labels, [N] or [B, N]."""
+    labels = np.asarray(labels, np.float64)
     boxes = np.asarray(boxes, np.float64)
-    if boxes.shape != (rows, 4) and (boxes.size or rows):
+    if labels.ndim not in (1, 2):
+        raise ValueError(f"labels want the shape [N]; image {image} has {labels.shape}")
+    if boxes.shape != (*labels.shape, 4) and (boxes.size or labels.size):
         raise ValueError(
-            f"boxes want the shape ({rows}, 4) of their labels; image {image} has {boxes.shape}"
+            f"boxes want the shape {(*labels.shape, 4)} of their labels; image {image} has"
+            f" {boxes.shape}"
         )
-    return boxes.reshape(rows, 4)
+    columns = [boxes.reshape(*labels.shape, 4), labels]
+    for what, values in others.items():
+        values = np.asarray(values, np.float64)
+        if values.shape != labels.shape:
+            raise ValueError(
+                f"{what} want the shape {labels.shape} of their labels; image {image} has"
+                f" {values.shape}"
+            )
+        columns.append(values)
+    return columns
 
 
-def _column(values: Any, what: str, rows: int, image: int) -> np.ndarray:
-    values = np.asarray(values, np.float64)
-    if values.shape != (rows,):
-        raise ValueError(
-            f"{what} want the shape ({rows},) of their labels; image {image} has {values.shape}"
-        )
-    return values
-
-
-def _finite(values: np.ndarray, what: str, image: int) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError(f"image {image} (counted from 0) holds {what} that is NaN or infinite")
-
-
-def _joined(images: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
-    return [np.concatenate(column) for column in zip(*images, strict=True)]
+def _refuse(wrong: np.ndarray, image: np.ndarray, what: str) -> None:
+    if wrong.any():
+        raise ValueError(f"image {image[wrong][0]} (counted from 0) holds {what}")
