@@ -34,6 +34,9 @@ class Truth:
     crowd: Bool[np.ndarray, "M"]  # neither wanted nor wrong: COCO iscrowd, VOC difficult
     area: Float[np.ndarray, "M"]  # px^2: COCO's (of the outline), else of the box
     faults: tuple[str, ...] = ()  # kind of every box that was dropped or clipped
+    diameters_mm: Float[np.ndarray, "M"] | None = None  # the longest; NaN, None: not told
+    pixel_mm: tuple[float, float] | None = None  # x, y; None: not told
+    phase: str = ""  # of CT, on which the lesions were drawn; "": not told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Row:
     where: str  # the file and line, or the file and object: what an error says
     crowd: bool = False
     area: float | None = None  # None: of the box
+    diameter_mm: float | None = None  # of the lesion; None: not told
 
 
 def sound(
@@ -54,8 +58,8 @@ def sound(
 
     A fault is one of "inverted", "degenerate" (no width or no height), "outside" and "partly
     outside". "error" raises at the first; "clip" cuts those partly outside at the edge and drops
-    the others; "drop" drops them all. Each is named in `faults`. A number that is not finite is
-    always a ValueError.
+    the others; "drop" drops them all. Each is named in `faults`. Diameters follow their boxes, and
+    one whose box is cut stays. A number of a box that is not finite is always a ValueError.
     """
     kept, faults = [], []
     for row in rows:
@@ -70,8 +74,9 @@ def sound(
             faults.append(fault)
         if not fault or (fault == "partly outside" and faulty == "clip"):
             side = (box[2] - box[0]) * (box[3] - box[1])
-            kept.append((box, row.label, row.crowd, side if row.area is None else row.area))
-    boxes, labels, crowd, area = zip(*kept, strict=True) if kept else ((), (), (), ())
+            area = side if row.area is None else row.area
+            kept.append((box, row.label, row.crowd, area, row.diameter_mm))
+    boxes, labels, crowd, area, told = zip(*kept, strict=True) if kept else ((),) * 5
     return Truth(
         file=file,
         height=height,
@@ -81,6 +86,8 @@ def sound(
         crowd=np.array(crowd, bool),
         area=np.array(area, np.float32),
         faults=tuple(faults),
+        # None becomes NaN
+        diameters_mm=np.array(told, np.float32) if set(told) - {None} else None,
     )
 
 

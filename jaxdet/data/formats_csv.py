@@ -5,10 +5,13 @@
     a/slice_055.png,,,,,,p07              <- an image without a lesion
 
 The columns come in any order and in capitals or not; others are not looked at. Parted by comma,
-semicolon or tab, as the header is.
+semicolon or tab, as the header is. For metrics in mm and by phase there may be the columns
+diameter_mm (of the row's lesion), pixel_mm (the side of a pixel) and phase (on which the lesions of
+the image were drawn); an empty cell is not known.
 """
 
 import csv
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -40,7 +43,9 @@ def read(
     names are `classes`, else those of the column class or label (sorted, whole numbers by value),
     else "lesion". The size of an image is in the columns width and height, else `size_of(file)`
     tells (height, width); by default from the image, which lies beside the CSV or in its images/.
-    A missing or doubled column, a row of another length, a cell that is no number, an unknown
+    What is of an image and not of a box (size, pixel_mm, phase) is read in its first row.
+    A missing or doubled column, a row of another length, a cell that is no number (or a length in
+    mm that is not above 0), an unknown
     class, an image said to be without a lesion and given one, and an image that cannot be found
     are a ValueError with file and line.
     """
@@ -156,7 +161,8 @@ def _label(where: str, cells: dict[str, str], kind: str, names: tuple[str, ...])
 
 def _row(where: str, cells: dict[str, str], columns: tuple[str, ...], label: int) -> Row:
     a, b, c, d = (number(cells[name], where, name) for name in columns)
-    return Row((a, b, a + c, b + d) if columns == _SIDES else (a, b, c, d), label, where)
+    corners = (a, b, a + c, b + d) if columns == _SIDES else (a, b, c, d)
+    return Row(corners, label, where, diameter_mm=_mm(where, cells, "diameter_mm"))
 
 
 def _beside(path: pathlib.Path, name: str) -> pathlib.Path:
@@ -179,7 +185,22 @@ def _truth(line: _Line, name: str, rows: list[Row], faulty: Faulty, size_of: Siz
             height, width = size_of(name)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    return sound(name, height, width, rows, faulty)
+    pixel_mm = _mm(where, cells, "pixel_mm")
+    return dataclasses.replace(
+        sound(name, height, width, rows, faulty),
+        pixel_mm=None if pixel_mm is None else (pixel_mm, pixel_mm),
+        phase=cells.get("phase", ""),
+    )
+
+
+def _mm(where: str, cells: dict[str, str], column: str) -> float | None:
+    """A length in a column that may be missing or empty: None."""
+    if not cells.get(column):
+        return None
+    value = number(cells[column], where, column)
+    if value <= 0:
+        raise ValueError(f"{where}: {column} is {cells[column]}; wanted mm above 0, or nothing")
+    return value
 
 
 def _whole(text: str, where: str, side: str) -> int:

@@ -43,6 +43,7 @@ def inspect(
         "box_mm": _spread([side for t in every for side in box_sides_mm(t)]),
         "diameter_mm": _spread([d for t in every for d in t.diameters_mm.tolist()]),
         "largest_diameter_mm": _spread(largest_diameters_mm(every)),
+        "misaligned_mm": _misaligned(prepared, every),
         "touching": _touching(every, cases),
         # Kind -> patient -> count, of which only the counts are told: a name may say who it is.
         "faults": {
@@ -109,6 +110,15 @@ def _counts(truths: Sequence[Truth]) -> dict[str, int]:
         "patients": len({truth.patient for truth in truths}),
         "boxes": sum(len(truth.labels) for truth in truths),
     }
+
+
+def _misaligned(
+    prepared: store.Prepared, truths: Sequence[Truth]
+) -> dict[str, float | int] | None:
+    """How far the phases lie apart at the lesions; None for one phase, where it is 0."""
+    if len(set(prepared.phases)) < 2:
+        return None
+    return _spread([mm for t in truths for mm in t.misaligned_mm.tolist()])
 
 
 def _touching(truths: Sequence[Truth], cases: Sequence[CtSlice]) -> int | None:

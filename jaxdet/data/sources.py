@@ -254,6 +254,7 @@ def _tfds(cfg: Data) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
     channels = _channels(cfg, prepared.phases, prepared.metadata["neighbours"])
 
     def entry(truth: store.Truth) -> _Entry:
+        pixel_mm = truth.spacing_mm[:2]
         record = Record(
             name=truth.name,
             patient=truth.patient,
@@ -261,6 +262,11 @@ def _tfds(cfg: Data) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
             labels=truth.labels,
             crowd=np.zeros(len(truth.labels), bool),
             area=truth.areas_px2,
+            diameters_mm=truth.diameters_mm,
+            # Over all phases that are stored, so that it is the same for any data.phases.
+            misaligned_mm=truth.misaligned_mm,
+            phase=truth.annotated,
+            pixel_mm=pixel_mm if np.isfinite(pixel_mm).all() else None,
         )
         read = functools.partial(_stored_channels, prepared, truth, channels)
         return _Entry(record, (), read, truth.same_pixels, truth.near_pixels)
@@ -354,6 +360,9 @@ def _entry(cfg: Data, listing: layouts.Listing, file: pathlib.Path, truth: Truth
         labels=truth.labels,
         crowd=truth.crowd,
         area=truth.area,
+        diameters_mm=truth.diameters_mm,
+        phase=truth.phase,
+        pixel_mm=truth.pixel_mm,
     )
     read = functools.partial(_read, file, cfg.channels, (truth.height, truth.width))
     return _Entry(record, truth.faults, read)

@@ -120,7 +120,10 @@ def _truths(entry: Any, image: int) -> list[np.ndarray]:
     crowd = np.zeros(np.shape(labels)) if crowd is None else crowd
     told = {"crowd flags": crowd} if area is None else {"crowd flags": crowd, "areas": area}
     columns = _fitting(boxes, labels, told, image)
-    return columns if area is not None else [*columns, box_area(columns[0])]
+    if area is None:
+        with np.errstate(invalid="ignore"):  # an infinite box is refused later, by its image
+            columns.append(box_area(columns[0]))
+    return columns
 
 
 def _fitting(boxes: Any, labels: Any, others: dict[str, Any], image: int) -> list[np.ndarray]:

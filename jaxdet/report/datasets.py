@@ -18,6 +18,7 @@ SPREADS = {
     "box_mm": "longer side of a box, mm",
     "diameter_mm": "longest diameter in a slice, mm",
     "largest_diameter_mm": "longest diameter of a patient, mm",
+    "misaligned_mm": "how far the phases lie apart at a lesion, mm",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.data import duplicates
+from jaxdet.data import duplicates, misalignment
 from jaxdet.types import CtSlice
 
 PIXELS = "hu"  # the one large feature, which has a reader of its own (records.py)
@@ -55,6 +55,7 @@ def _small() -> dict[str, Any]:
         "boxes_xyxy": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
         "labels": tfds.features.Tensor(shape=(None,), dtype=np.int64),
         "diameters_mm": numbers,
+        "misaligned_mm": numbers,  # between the phases at the lesion: data/misalignment.py
         "areas_px2": numbers,  # of the lesion's mask; of the box where there is none
         # As bytes, because a tf.Example has no float64 and 0.7 mm would come back as another.
         "spacing_mm": tfds.features.Tensor(shape=(3,), dtype=np.float64, encoding="bytes"),
@@ -83,6 +84,7 @@ def to_features(one: CtSlice) -> dict[str, Any]:
         "boxes_xyxy": one.boxes_xyxy.astype(np.float32),
         "labels": one.labels.astype(np.int64),
         "diameters_mm": one.diameters_mm.astype(np.float32),
+        "misaligned_mm": misalignment.misaligned_mm(one),
         "areas_px2": _areas(one),
         "lesions": nothing[0] if one.lesions is None else one.lesions,
         "livers": nothing[1] if one.livers is None else one.livers.astype(np.uint8),

@@ -163,11 +163,16 @@ def _slice(
             f" {truth.width} x {truth.height}: the boxes belong to another image"
         )
     taught = ~truth.crowd
+    diameters = np.full(len(taught), np.nan, np.float32)
+    if truth.diameters_mm is not None:
+        diameters = truth.diameters_mm
+    if truth.pixel_mm is not None:
+        spacing = (*truth.pixel_mm, spacing[2])
     return CtSlice(
         hu=pixels,
         boxes_xyxy=truth.boxes_xyxy[taught],
         labels=truth.labels[taught],
-        diameters_mm=np.full(int(taught.sum()), np.nan, np.float32),
+        diameters_mm=diameters[taught],
         lesions=None,
         livers=None,
         displacement_mm=None,

@@ -1,6 +1,6 @@
 """Prepared sets on disk: written once from a stream of slices, read lazily and in any order.
 
-    (split, CtSlice), ... -> write -> DIR/NAME/CONFIG/1.0.0 -> find -> Prepared -> truths, pixels
+    (split, CtSlice), ... -> write -> DIR/NAME/CONFIG/1.1.0 -> find -> Prepared -> truths, pixels
 
 The folder is a TFDS data set in array_record files: tfds.builder_from_directory(folder) and
 tfds.builder("NAME/CONFIG", data_dir=DIR) read it, without TensorFlow. It is written here and not by
@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Shaped
 from jaxdet.data.builders import features, records
 from jaxdet.types import CtSlice
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"  # 1.1: misaligned_mm
 WHOLE = "whole"  # the split of a set that has no others; TFDS keeps the name "all" for itself
 SHARD_BYTES = 1 << 29  # about so large is a file
 
@@ -38,6 +38,7 @@ class Truth:
     boxes_xyxy: Float[np.ndarray, "M 4"]  # float32 px
     labels: Int[np.ndarray, "M"]
     diameters_mm: Float[np.ndarray, "M"]
+    misaligned_mm: Float[np.ndarray, "M"]  # as data/misalignment.py: NaN is not known
     areas_px2: Float[np.ndarray, "M"]
     spacing_mm: tuple[float, float, float]
     annotated: str
@@ -127,9 +128,18 @@ def _source(folder: pathlib.Path, split: str) -> Any:
 
 
 def find(folder: str | pathlib.Path, name: str) -> Prepared:
-    """The set "NAME/CONFIG" below a folder. ValueError that lists what is there instead."""
+    """The set "NAME/CONFIG" below a folder. ValueError that lists what is there instead.
+
+    A set of another version, which lacks features or has others, is a ValueError that names it.
+    """
     place = pathlib.Path(folder) / name / VERSION
     if not (place / "dataset_info.json").is_file():
+        others = sorted(file.parent for file in place.parent.glob("*.*.*/dataset_info.json"))
+        if others:
+            raise ValueError(
+                f"{others[-1]} was made by another jaxdet, and this one reads version {VERSION}:"
+                " make it again with `jaxdet data make` (or register); the old one may be deleted"
+            )
         there = ", ".join(prepared.name for prepared in found(folder)) or "none"
         raise ValueError(
             f"there is no prepared set {name!r} in {folder}; there are: {there}."
@@ -148,7 +158,7 @@ def found(folder: str | pathlib.Path) -> list[Prepared]:
 
 
 def _open(place: pathlib.Path) -> Prepared:
-    """The set in DIR/NAME/CONFIG/1.0.0; ValueError if it cannot be read or is not one of ours."""
+    """The set in DIR/NAME/CONFIG/VERSION; ValueError if it cannot be read or is not one of ours."""
     metadata = _json(place / "metadata.json")
     if not isinstance(metadata, dict) or not {"phases", "dtype", "class_names"} <= set(metadata):
         raise ValueError(f"{place} was not made by `jaxdet data make`: its metadata lack phases")
@@ -303,9 +313,10 @@ def _truth(known: Any, example: bytes, place: records.Place) -> Truth:
     x, y, z = (float(v) for v in stored["spacing_mm"])
     height, width, channels = (int(v) for v in stored["shape"])
     texts = ("name", "patient", "annotated", "same_pixels", "near_pixels")
+    numbers = ("diameters_mm", "misaligned_mm", "areas_px2")
     return Truth(
         **{key: stored[key].decode() for key in texts},
-        **{key: stored[key] for key in ("boxes_xyxy", "diameters_mm", "areas_px2")},
+        **{key: stored[key] for key in ("boxes_xyxy", *numbers)},
         labels=stored["labels"].astype(np.int32),
         z=int(stored["z"]),
         touching=int(stored["touching"]),

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdet.config import Data
+from jaxdet.data import masks
 from jaxdet.data.phantom import demo, patients, render, sets
 from jaxdet.data.phantom.cases import boxes
 
@@ -37,7 +38,7 @@ def records(cfg: Data) -> tuple[tuple[str, ...], list, Callable[[int], np.ndarra
     def record(number: int, z: int) -> Record:
         p = patients.patient(which, cfg.seed, number)
         truth = boxes(p, z)
-        count = len(truth.boxes_xyxy)
+        count, pixel_mm = len(truth.boxes_xyxy), (p.scanner.pixel_mm, p.scanner.pixel_mm)
         return Record(
             name=f"{p.name} slice {z}",
             patient=p.name,
@@ -45,6 +46,10 @@ def records(cfg: Data) -> tuple[tuple[str, ...], list, Callable[[int], np.ndarra
             labels=np.zeros(count, np.int32),
             crowd=np.zeros(count, bool),
             area=np.bincount(truth.instances.ravel(), minlength=count + 1)[1:].astype(np.float32),
+            diameters_mm=masks.diameters_mm(truth.instances, pixel_mm),
+            misaligned_mm=np.zeros(count, np.float32),  # there is one phase
+            phase=p.annotated,
+            pixel_mm=pixel_mm,
         )
 
     def read(i: int) -> Float[np.ndarray, "S S C"]:
