@@ -44,10 +44,9 @@ def read(
     else "lesion". The size of an image is in the columns width and height, else `size_of(file)`
     tells (height, width); by default from the image, which lies beside the CSV or in its images/.
     What is of an image and not of a box (size, pixel_mm, phase) is read in its first row.
-    A missing or doubled column, a row of another length, a cell that is no number (or a length in
-    mm that is not above 0), an unknown
-    class, an image said to be without a lesion and given one, and an image that cannot be found
-    are a ValueError with file and line.
+    A missing or doubled column, a row of another length, a cell that is no number, mm that are not
+    above 0, an unknown class, an image said to be without a lesion and given one, and an image that
+    cannot be found are a ValueError with file and line.
     """
     path = pathlib.Path(path)
     lines = _lines(path)

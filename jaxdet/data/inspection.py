@@ -112,9 +112,7 @@ def _counts(truths: Sequence[Truth]) -> dict[str, int]:
     }
 
 
-def _misaligned(
-    prepared: store.Prepared, truths: Sequence[Truth]
-) -> dict[str, float | int] | None:
+def _misaligned(prepared: store.Prepared, truths: Sequence[Truth]) -> dict[str, float | int] | None:
     """How far the phases lie apart at the lesions; None for one phase, where it is 0."""
     if len(set(prepared.phases)) < 2:
         return None

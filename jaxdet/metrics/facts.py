@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxdet.metrics.rows import Truth
 
@@ -25,6 +25,24 @@ def unknown(truths_an_image: Sequence[int]) -> Facts:
     names = tuple(f"image {i}" for i in range(len(nothing)))
     pixel_mm = np.full((len(nothing), 2), np.nan)
     return Facts(names, ("",) * len(nothing), pixel_mm, nothing, nothing)
+
+
+def patient_of(images: int, facts: Facts | None) -> Int[np.ndarray, "N"]:
+    """The patient of each image as a number from 0, in the order in which they first come.
+
+    Without facts, and where the name is "", an image is a patient of its own. ValueError where the
+    facts are of another number of images; it names the first that is left over.
+    """
+    names = ("",) * images if facts is None else facts.patients
+    if len(names) != images:
+        raise ValueError(
+            f"facts want one patient for each of the {images} images; got {len(names)}: image"
+            f" {min(images, len(names))} (counted from 0) is in one of them only"
+        )
+    numbers: dict[str | int, int] = {}
+    return np.array(
+        [numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(names)], np.int64
+    )
 
 
 def of_truths(values: Sequence[Float[np.ndarray, "_"]], truths: Truth) -> Float[np.ndarray, "M"]:

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxdet.metrics.average_precision import Cases, check, judge, prepare
-from jaxdet.metrics.facts import Facts
-from jaxdet.metrics.levels import at_least, patient_of
+from jaxdet.metrics.facts import Facts, patient_of
+from jaxdet.metrics.levels import at_least
 from jaxdet.metrics.protocols import Protocol, protocol_named
 
 RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)  # false boxes a unit, as in LUNA16

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxdet.metrics.facts import Facts
+from jaxdet.metrics.facts import Facts, patient_of
 from jaxdet.metrics.rows import Found, Truth, read
 
 
@@ -62,24 +62,6 @@ def levels(
         "ap": ranking_precision(yes, no),
         "at": [_at(yes, no, float(score)) for score in np.atleast_1d(score_thresholds)],
     }
-
-
-def patient_of(images: int, facts: Facts | None) -> Int[np.ndarray, "N"]:
-    """The patient of each image as a number from 0, in the order in which they first come.
-
-    Without facts, and where the name is "", an image is a patient of its own. ValueError where the
-    facts are of another number of images; it names the first that is left over.
-    """
-    names = ("",) * images if facts is None else facts.patients
-    if len(names) != images:
-        raise ValueError(
-            f"facts want one patient for each of the {images} images; got {len(names)}: image"
-            f" {min(images, len(names))} (counted from 0) is in one of them only"
-        )
-    numbers: dict[str | int, int] = {}
-    return np.array(
-        [numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(names)], np.int64
-    )
 
 
 def rank(found: Found, true: Truth, unit: Int[np.ndarray, "N"]) -> Ranked:

@@ -24,7 +24,7 @@ from jaxdet.metrics.protocols import protocol_named
 
 # Lower bounds of the intervals, which hold their lower end and not their upper one.
 DIAMETERS_MM = {"below 4": 0.0, "4-10": 4.0, "10-20": 10.0, "20-50": 20.0, "50 and more": 50.0}
-MISALIGNED_MM = {"0-2": 0.0, "2-5": 2.0, "5-10": 5.0, "10 and more": 10.0}
+MISALIGNED_MM = {"below 5": 0.0, "5-10": 5.0, "10-15": 10.0, "15 and more": 15.0}
 UNKNOWN = "unknown"
 
 Row = Callable[..., dict[str, Any]]  # (name, wanted [M], out [D]) -> row
@@ -50,8 +50,8 @@ def strata(
                      the sizes of COCO; where the size of a pixel is unknown it is false everywhere.
       phase          the phase on which the lesions were drawn, in the order in which they first
                      come: only images of that phase are looked at.
-      misaligned_mm  how far the phases lie apart at the lesion: 0 to below 2 mm, 2 to below 5, 5 to
-                     below 10, 10 and more. What finds no lesion is false in every row.
+      misaligned_mm  how far the phases lie apart at the lesion: 0 to below 5 mm, 5 to below 10, 10
+                     to below 15, 15 and more. What finds no lesion is false in every row.
 
     A last row "unknown" comes only where there are such lesions (images, for the phase), and
     there all that finds nothing is false. Without facts it holds everything.

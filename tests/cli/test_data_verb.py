@@ -117,6 +117,10 @@ def test_inspect_tells_what_is_there(phantom, tmp_path, capsys):
     sides = [side for truth in truths for side in inspection.box_sides_mm(truth)]
     assert found["box_mm"]["mean"] == pytest.approx(np.mean(sides))
     assert found["phases"] == list(PHASES) and found["spacing_mm"]["z"]["mean"] == 2.25
+    misaligned = np.concatenate([truth.misaligned_mm for truth in truths])
+    assert found["misaligned_mm"]["count"] == len(misaligned)
+    assert found["misaligned_mm"]["p50"] == pytest.approx(np.median(misaligned), abs=1e-3)
+    assert "how far the phases lie apart at a lesion, mm: " in told
     assert set(found["liver_hu"]) == set(PHASES) and 0.5 < found["liver_dice"]["mean"] < 1
     assert "lesions that touch another: not known" not in told
     assert "3 slices" in told and "liver Dice with portal" in told and "faults    none" in told
@@ -130,6 +134,7 @@ def test_inspect_of_a_set_without_masks_and_spacing(gssd, tmp_path, capsys):
     main.main(["data", "inspect", "multiphase_ct/gssd", "--path", str(sets)])
     told = capsys.readouterr().out
     assert "2 slices" in told and "liver" not in told and "nan" not in told
+    assert "apart at a lesion" not in told
     assert "lesions that touch another: not known" in told
     folder = sets / "multiphase_ct/gssd/inspect"
     assert json.loads((folder / "inspect.json").read_text())["touching"] is None
@@ -191,6 +196,10 @@ def test_register_and_figures(phantom, tmp_path, capsys):
     portal = slice(6, 9)
     assert np.array_equal(before.hu[..., portal], after.hu[..., portal])
     assert not np.array_equal(before.hu[..., :3], after.hu[..., :3])
+    (truth, *_), (moved, *_) = (
+        store.find(phantom, n).truths("whole") for n in (name, f"{name}_rigid")
+    )
+    assert np.isfinite(truth.misaligned_mm).all() and np.isnan(moved.misaligned_mm).all()
     assert store.find(phantom, f"{name}_rigid").metadata["registration"]["method"] == "rigid"
     assert not list((phantom / "phantom_multiphase").glob("*.work"))
     main.main(

@@ -12,6 +12,15 @@ GOOD = (
     + '"c,3.png",0,0,5,5,cyst,p3,640,480\n'
     + "a/1.png,1,2,3,4,cyst,p1,640,480\n"
 )
+TOLD = (
+    "file,x0,y0,x1,y1,width,height,diameter_mm,pixel_mm,phase\n"
+    "a.png,10,20,40,60,100,90,31.5,0.7,arterial\n"
+    "a.png,90,20,110,60,100,90,12,,\n"
+    "a.png,10,20,10,60,100,90,99,,\n"
+    "a.png,1,2,3,4,100,90,,,\n"
+    "b.png,1,2,3,4,100,90,,,\n"
+    "c.png,,,,,100,90,,0.5,portal\n"
+)
 
 
 def write(folder, text, encoding="utf-8"):
@@ -53,6 +62,20 @@ def test_the_columns_have_several_names(tmp_path, columns, box, delimiter):
     assert names == ("lesion",) and truth.labels.tolist() == [0]
     np.testing.assert_array_equal(truth.boxes_xyxy, [[10, 20, 40, 60]])
     assert formats_csv.patients(tmp_path / "Größe 1.csv") == {}
+
+
+@pytest.mark.parametrize(
+    ("faulty", "kept"), [("clip", [31.5, 12, np.nan]), ("drop", [31.5, np.nan])]
+)
+def test_diameters_follow_their_boxes(tmp_path, faulty, kept):
+    _, (a, b, c) = formats_csv.read(write(tmp_path, TOLD), faulty)
+    np.testing.assert_array_equal(a.diameters_mm, np.array(kept, np.float32))
+    assert a.diameters_mm.dtype == np.float32 and len(a.boxes_xyxy) == len(kept)
+    assert len(a.faults) == 2 and b.diameters_mm is None and c.diameters_mm is None
+    assert [truth.pixel_mm for truth in (a, b, c)] == [(0.7, 0.7), None, (0.5, 0.5)]
+    assert [truth.phase for truth in (a, b, c)] == ["arterial", "", "portal"]
+    _, (first, *_) = formats_csv.read(write(tmp_path, GOOD))
+    assert (first.diameters_mm, first.pixel_mm, first.phase) == (None, None, "")
 
 
 def test_the_size_comes_from_the_image_or_the_caller(tmp_path):
@@ -105,6 +128,12 @@ ROW = "a.png,10,20,40,60,tumour,p,100,90\n"
         (HEAD + ROW + "a.png,,,,,,p,100,90\n", r"csv:3: a.png comes again \(first .*csv:2\)"),
         (HEAD + "a.png,,,,,,p,100,90\n" + ROW, r"csv:3: a.png comes again"),
         (HEAD + ROW + '"a.png\n', r"csv:3: "),
+        (TOLD.replace("31.5", "x"), r"csv:2: diameter_mm is 'x', no number"),
+        (TOLD.replace("31.5", "-1"), r"csv:2: diameter_mm is -1; wanted mm above 0, or nothing"),
+        (
+            TOLD[: TOLD.index("a.png,90")].replace(",0.7", ",0"),
+            r"csv:2: pixel_mm is 0; wanted mm above 0",
+        ),
     ],
 )
 def test_faults_name_the_file_and_the_line(tmp_path, text, message):

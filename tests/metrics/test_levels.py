@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from jaxdet.metrics import facts
-from jaxdet.metrics.levels import levels, patient_of, rank
+from jaxdet.metrics.facts import patient_of
+from jaxdet.metrics.levels import levels, rank
 from jaxdet.metrics.rows import read
 
 BOX = np.array([[0, 0, 10, 10.0]])

@@ -68,7 +68,7 @@ def test_a_stratum_of_everything_is_average_precision(seed, protocol):
     full = [np.full(len(t[1]), 12.0) for t in truths]
     everything = known(truths, full, full, ["portal"] * 8)
     for got, name in (
-        (strata(detections, truths, everything, **options), ["10-20", "portal", "10 and more"]),
+        (strata(detections, truths, everything, **options), ["10-20", "portal", "10-15"]),
         (strata(detections, truths, **options), ["unknown"] * 3),
     ):
         assert list(got) == ["diameter_mm", "phase", "misaligned_mm"]
@@ -133,7 +133,8 @@ def test_intervals_hold_their_lower_end():
         ("unknown", 1),
     ]
     apart = [(r["name"], r["truths"]) for r in got["misaligned_mm"]]
-    assert apart == [("0-2", 1), ("2-5", 2), ("5-10", 1), ("10 and more", 4), ("unknown", 1)]
+    want = [("below 5", 3), ("5-10", 1), ("10-15", 1), ("15 and more", 3), ("unknown", 1)]
+    assert apart == want
     lengths = [list(range(9))]
     got = strata([NONE], truths, known(truths, lengths, lengths, ["portal"]))
     names = [[row["name"] for row in rows] for rows in got.values()]
@@ -165,8 +166,8 @@ def test_small_found_large_missed_by_hand():
     assert rows["10-20"]["ap"] is rows["10-20"]["recall_at_score"] is None
     # Of the phases' distance nothing is said by a box: there it is false. Right after false: 1/2
     # up to recall 0.5, 51 of 101 levels.
-    assert by_name(got["misaligned_mm"])["0-2"]["ap"] == pytest.approx([51 / 101 / 2])
-    assert by_name(got["misaligned_mm"])["0-2"]["recall"] == [0.5]
+    assert by_name(got["misaligned_mm"])["below 5"]["ap"] == pytest.approx([51 / 101 / 2])
+    assert by_name(got["misaligned_mm"])["below 5"]["recall"] == [0.5]
     assert got["phase"][0]["ap"] == pytest.approx([51 / 101 / 2])
     assert json.loads(json.dumps(got, allow_nan=False)) == got
     [all_of_it] = strata(detections, truths, score_threshold=0.5)["phase"]

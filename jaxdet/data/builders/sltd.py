@@ -64,10 +64,10 @@ def plan(
 
     DICOM slices bring their own slope and intercept and their spacing. Numbers of other images
     become HU by `slope` and `intercept` (None: 1 and 0), or by the window that `correction` says
-    was stored in 8 bits; the spacing is the correction's, else not known (NaN). Whole numbers that
-    are nowhere negative are a ValueError where none of these is told. Patients come from
-    group 1 of the pattern on the path, or from the column patient of a CSV; without either, each
-    file is a patient. ValueErrors as layouts.read.
+    was stored in 8 bits; the spacing is the correction's, else that of a CSV (x and y), else not
+    known (NaN). Whole numbers that are nowhere negative are a ValueError where none of these is
+    told. Patients come from group 1 of the pattern on the path, or from the column patient of a
+    CSV; without either, each file is a patient. ValueErrors as layouts.read.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"sltd has the layouts {', '.join(LAYOUTS)}; got {layout!r}")
@@ -166,7 +166,7 @@ def _slice(
     diameters = np.full(len(taught), np.nan, np.float32)
     if truth.diameters_mm is not None:
         diameters = truth.diameters_mm
-    if truth.pixel_mm is not None:
+    if truth.pixel_mm is not None and np.isnan(spacing[0]):
         spacing = (*truth.pixel_mm, spacing[2])
     return CtSlice(
         hu=pixels,

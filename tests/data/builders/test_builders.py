@@ -516,6 +516,23 @@ def test_boxes_that_are_dropped_or_clipped_are_noted_by_patient(tmp_path):
     }
 
 
+def test_diameters_and_pixels_of_a_csv_are_kept(tmp_path):
+    (tmp_path / "images").mkdir()
+    np.save(tmp_path / "images" / "a.npy", np.zeros((32, 40), np.float32))
+    (tmp_path / "boxes.csv").write_text(
+        "file,x0,y0,x1,y1,diameter_mm,pixel_mm\n"
+        "a.npy,60,2,70,12,5,0.7\na.npy,1,2,11,12,6.5,0.7\na.npy,9,2,11,12,,0.7\n"
+    )
+    ((_, one),), _ = made(sltd.plan(str(tmp_path / "boxes.csv"), "csv", faulty_boxes="drop"))
+    np.testing.assert_array_equal(one.diameters_mm, np.array([6.5, np.nan], np.float32))
+    assert one.spacing_mm[:2] == (0.7, 0.7) and np.isnan(one.spacing_mm[2])
+    told = volume.Correction(spacing_mm=(0.6, 0.6, 3.0))
+    ((_, one),), _ = made(
+        sltd.plan(str(tmp_path / "boxes.csv"), "csv", faulty_boxes="drop", correction=told)
+    )
+    assert one.spacing_mm == (0.6, 0.6, 3.0)
+
+
 # make
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdet.data.builders import features, records, store
+from jaxdet.data.misalignment import misaligned_mm
 from jaxdet.types import PHASES, CtSlice
 
 METADATA = {"class_names": ["cyst", "tumour"], "seed": 3, "nothing": None}
@@ -68,6 +69,8 @@ def test_a_slice_survives_its_features(dtype, count, masks):
     same(features.from_features(again, {"phases": list(PHASES)}), made)
     sides = [24.0] * count
     np.testing.assert_array_equal(again["areas_px2"], np.array(sides, np.float32))
+    np.testing.assert_array_equal(again["misaligned_mm"], misaligned_mm(made))
+    assert again["misaligned_mm"].shape == (count,)
 
 
 def test_nan_is_refused_and_other_types_too():
@@ -97,6 +100,9 @@ def test_a_set_survives_the_disk(prepared):
             assert truth.labels.tolist() == made.labels.tolist()
             assert (truth.name, truth.patient, truth.z) == (made.name, made.patient, made.z)
             assert truth.spacing_mm == made.spacing_mm and truth.touching == 1
+            np.testing.assert_array_equal(truth.misaligned_mm, misaligned_mm(made))
+            assert truth.misaligned_mm.dtype == np.float32
+            assert np.isfinite(truth.misaligned_mm).all() == (made.displacement_mm is not None)
 
 
 def test_tfds_itself_reads_it(prepared):
@@ -132,7 +138,7 @@ def test_the_same_slices_give_the_same_bytes(prepared, tmp_path):
     # Another process: the order of a hash table may change from one to the next.
     subprocess.run([sys.executable, "-c", code, here, str(tmp_path)], check=True)
     for file in prepared.folder.iterdir():
-        again = tmp_path / "fake/tiny/1.0.0" / file.name
+        again = tmp_path / "fake/tiny" / store.VERSION / file.name
         assert again.read_bytes() == file.read_bytes(), file.name
 
 
@@ -191,6 +197,17 @@ def test_what_cannot_be_found(tmp_path, prepared):
         store.find(folder, "fake/huge")
     with pytest.raises(ValueError, match=r"has no split 'val'; it has train, test"):
         prepared.truths("val")
+
+
+def test_a_set_of_another_version_is_to_be_made_again(tmp_path):
+    made = store.write(tmp_path, "fake/tiny", EXAMPLES, METADATA)
+    made.folder.rename(made.folder.with_name("1.0.0"))
+    assert store.VERSION != "1.0.0" and store.found(tmp_path) == []
+    message = rf"fake/tiny/1\.0\.0 was made by another jaxdet, .* {store.VERSION}: make it again"
+    with pytest.raises(ValueError, match=message):
+        store.find(tmp_path, "fake/tiny")
+    again = store.write(tmp_path, "fake/tiny", EXAMPLES, METADATA)  # beside the old one
+    assert store.find(tmp_path, "fake/tiny") == again
 
 
 def record_file(path, payloads, options="group_size:1,uncompressed"):

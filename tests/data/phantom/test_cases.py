@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from jaxdet.data import masks
-from jaxdet.data.phantom import SETS, cases, patients, render, tissue
+from jaxdet.data import masks, misalignment
+from jaxdet.data.phantom import SETS, cases, motion, patients, render, sets, tissue
 from jaxdet.types import PHASES
 
 ONE = dataclasses.replace(SETS["sltd"]["paper"], size=160)
@@ -134,3 +134,19 @@ def test_noise_knows_nothing_of_the_tumours():
     a, b = render.hounsfield(p, z), render.hounsfield(without, z)
     assert np.allclose(a[~far], b[~far], atol=1e-3)  # the blur's own rounding
     assert np.abs(a - b).max() > 8.0
+
+
+def test_misalignment_is_that_of_the_tumours_own_tissue(four):
+    """The blocks tell what the motions do to the tissue behind the middle of the drawn tumour."""
+    p = patients.patient(FOUR, 0, _usual())
+    case = four[len(four) // 2]
+    largest = int(np.argmax(np.bincount(case.lesions.ravel())[1:]))
+    y, x = (v.mean() for v in np.nonzero(case.lesions == largest + 1))
+    pixel, middle = p.scanner.pixel_mm, (p.scanner.size - 1) / 2
+    at = ((x - middle) * pixel - p.shift_mm[0], (y - middle) * pixel - p.shift_mm[1])
+    point = tuple(np.full(1, v, np.float32) for v in (*at, sets.height_mm(FOUR, case.z)))
+    rest = motion.pull(p.motions[p.annotated], p.body, point)
+    shown = {f: motion.displacement_mm(p.motions[f], p.body, rest) for f in PHASES}
+    apart = max(np.linalg.norm(shown[f] - shown[p.annotated]) for f in PHASES)
+    found = misalignment.misaligned_mm(case)[largest]
+    assert found == pytest.approx(apart, rel=0.15) and apart > 3

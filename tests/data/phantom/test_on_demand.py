@@ -69,6 +69,23 @@ def test_record_types(many):
         assert record.crowd.shape == (m,) and record.crowd.dtype == bool
         assert record.area.shape == (m,) and record.area.dtype == np.float32
         assert not m or record.area.min() > 0
+        assert record.diameters_mm.shape == record.misaligned_mm.shape == (m,)
+        assert record.diameters_mm.dtype == np.float32 and not record.misaligned_mm.any()
+
+
+def test_diameters_are_those_of_the_tumours_and_phase_and_pixels_are_told(many):
+    _, found, _ = many
+    lesions = 0
+    for i, record in enumerate(found):
+        p = patients.patient(sets.demo(30, SIDE), 7, i // 4)
+        assert record.patient == p.name and record.phase == p.annotated == "portal"
+        assert record.pixel_mm == (p.scanner.pixel_mm, p.scanner.pixel_mm)
+        sides = (record.boxes_xyxy[:, 2:] - record.boxes_xyxy[:, :2]) * p.scanner.pixel_mm
+        slack = 1e-4
+        assert (record.diameters_mm >= sides.max(axis=1, initial=0) - slack).all()
+        assert (record.diameters_mm <= np.hypot(*sides.T) + slack).all()
+        lesions += len(sides)
+    assert lesions > 100
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
