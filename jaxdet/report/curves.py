@@ -47,6 +47,28 @@ def curves(
     _save(figure, path)
 
 
+def froc(card: Mapping[str, Any], path: str | Path) -> None:
+    """Write sensitivity against false boxes, a line a way to count, as a PNG.
+
+    card: of `metrics.scorecard`. Ways without truth are left out; where none is left the axes are
+    empty and say so.
+    """
+    figure, (ax,) = _figure(1)
+    held = [one for one in card["froc"] if one["cpm"] is not None]
+    for one in held:
+        name = f"{one['of']}s, false boxes per {one['per']}, IoU {one['iou']:g}: {one['cpm']:.3f}"
+        ax.plot(one["rates"], one["sensitivity"], marker="o", label=name)
+    if held:
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(held[0]["rates"], [f"{rate:g}" for rate in held[0]["rates"]])
+    ax.set(title="FROC", xlabel="false boxes", ylabel="sensitivity", ylim=(0, 1.02))
+    _finish(ax, False, "" if held else "no truth")
+    if held:  # beside the axes: five lines of text would hide the curves
+        figure.set_size_inches(8.5, 3.6)
+        ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1))
+    _save(figure, path)
+
+
 def precision_recall(summary: Mapping[str, Any], path: str | Path) -> None:
     """Write precision against recall at IoU 0.5, a line a class with truth, as a PNG.
 

@@ -1,6 +1,9 @@
 """Numbers as plain text: what a terminal shows and a log keeps."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _COLUMNS = ("images", "truths", "P", "R", "AP50", "AP50-95")
@@ -18,7 +21,7 @@ def ap_table(summary: Mapping[str, Any]) -> str:
     rows = [_row("all", summary)]
     rows += [_row(row["name"], row) for row in summary["per_class"]]
     rows += [_row(_size_name(row), row) for row in summary["per_size"]]
-    lines = _aligned([("class", *_COLUMNS), *rows])
+    lines = aligned([("class", *_COLUMNS), *rows])
     told = faults(summary.get("faults", {}))
     return "\n".join([f"AP, protocol {summary['protocol']}{score}{told}", *lines])
 
@@ -29,11 +32,30 @@ def faults(counts: Mapping[str, int]) -> str:
     return f"; boxes clipped or left out: {told}" if told else ""
 
 
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of the same keys with a head line; None is an empty cell, no rows no file.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
+    if not rows:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: _harmless(v) for k, v in row.items()} for row in rows)
+    path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+
+
 def _row(name: str, numbers: Mapping[str, Any]) -> tuple[str, ...]:
-    return (name, *(_cell(numbers.get(key)) for key in _KEYS))
+    return (name, *(cell(numbers.get(key)) for key in _KEYS))
 
 
-def _cell(value: float | int | None) -> str:
+def cell(value: float | int | None) -> str:
+    """A whole number, four decimals, or "-" where it is not defined."""
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
@@ -46,7 +68,8 @@ def _size_name(row: Mapping[str, Any]) -> str:
     return f"{row['name']} ({least:.4g}-{upper} px)"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others, 7 wide or more, to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
