@@ -17,6 +17,7 @@ _ROOMS = (
     "predict",
     "report",
     "run",
+    "study",
     "train",
 )
 

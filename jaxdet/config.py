@@ -13,6 +13,7 @@ import typing
 from typing import Any, Generic, Literal, TypeVar, Union, dataclass_transform
 
 M = TypeVar("M")
+Protocol = Literal["coco", "voc", "voc07", "yolo", "l0sg", "l0sg07", "fixed"]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -126,10 +127,15 @@ class Data:
     pad: tuple[float, ...] = (114 / 255,)  # fractions of the range: one, or one a channel
     max_boxes: int = 100  # an image with more is an error
     faulty_boxes: Literal["error", "clip", "drop"] = "error"  # outside, inverted or degenerate ones
-    split: Literal["given", "patient", "official"] = "given"  # own lists, drawn by patient, GSSD++
+    # given: its own lists; patient: drawn by patient; official: GSSD++'s; fold: cross-validation's
+    split: Literal["given", "patient", "official", "fold"] = "given"
     patient_pattern: str = ""  # regular expression on the file's path; group 1 is the patient
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)  # train, val, test of split="patient"
-    split_seed: int = 0
+    split_seed: int = 0  # of split="patient" and "fold"
+    folds: int = 5  # of split="fold": patients fall into so many, equal in boxes
+    fold: int = 0  # the one that is tested, 0 to folds - 1
+    selection: Literal["nested", "test_fold"] = "nested"  # val: patients held out; or the tested
+    val_share: float = 0.125  # of selection="nested": val's share of the boxes not tested
     cache: Literal["none", "ram"] = "none"  # keep decoded images in memory
     threads: int = 2  # reading threads
     phantom_patients: int = 60  # of source="phantom"
@@ -141,6 +147,13 @@ class Data:
         """Refuses sizes, shares and windows that mean nothing."""
         _at_least(self, 1, "image_size", "channels", "max_boxes")
         _at_least(self, 0, "threads", "seed", "split_seed")
+        _at_least(self, 2, "folds")
+        if not 0 <= self.fold < self.folds:
+            raise ValueError(
+                f"Data.fold wants 0 to {self.folds - 1}, as folds says; got {self.fold}"
+            )
+        if not 0 < self.val_share < 1:
+            raise ValueError(f"Data.val_share is a share between 0 and 1; got {self.val_share}")
         if self.window_hu is not None and not self.window_hu[0] < self.window_hu[1]:
             raise ValueError(f"Data.window_hu wants (low, high), low < high; got {self.window_hu}")
         if min(self.fractions) < 0 or not sum(self.fractions) > 0:
@@ -197,7 +210,7 @@ class Train:
 class Evaluate:
     """How a model is scored."""
 
-    protocol: Literal["coco", "yolo", "voc", "voc07"] = "yolo"
+    protocol: Protocol = "yolo"
     batch_size: int = 16
     split: Literal["train", "val", "test"] = "val"
 

@@ -1,7 +1,8 @@
 """The RUN folder: what an experiment was, what it learned, and how to read it again.
 
-    RUN/run.json         the resolved config, class names, folds, window, phase order, versions
-    RUN/checkpoints/N/   state (to resume), weights (the moving average), meta (step, epoch, best)
+    RUN/run.json         the resolved config, class names, window, phase order, versions, digests of
+                         the split and the folds, the patients that it was trained on
+    RUN/checkpoints/N/   state (to resume), weights (the moving average), meta (step, best, digests)
     RUN/train.jsonl      one line a logged step or evaluation; TensorBoard files beside it
     RUN/metrics/*.json   evaluations;  RUN/pictures/  curves and overlays
 
@@ -16,6 +17,7 @@ import pathlib
 import platform
 import re
 import typing
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import jax
@@ -28,6 +30,7 @@ from jaxdet.config import Data, Experiment, from_json, to_json
 from jaxdet.models.detector import Detector
 
 FORMAT = 1
+DIGESTS = ("split_digest", "folds_digest")  # of run.json, in every checkpoint and metrics file too
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python")
 
 
@@ -44,6 +47,23 @@ class Run:
     def checkpoints(self) -> pathlib.Path:
         """Where the checkpoints lie, one folder a step."""
         return self.path / "checkpoints"
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Those of the split (train and val) and, in a cross-validation, of all its folds.
+
+        An imported RUN has none; one that is older than the second has the first.
+        """
+        return {name: self.facts[name] for name in DIGESTS if name in self.facts}
+
+    def check_digests(self, kept: Mapping[str, Any], source: str) -> None:
+        """Refuses a checkpoint or metrics of another split than run.json's; older ones say none."""
+        for name, wanted in self.digests.items():
+            if kept.get(name, wanted) != wanted:
+                raise ValueError(
+                    f"{source} says {name} {kept[name]}, but {self.path}/run.json says {wanted}: it"
+                    " belongs to another RUN, trained on other images"
+                )
 
     def phases(self) -> tuple[tuple[str, ...], int | None]:
         """The CT phases in the order of the channels, and the slices of each; ((), None) if none.
@@ -77,7 +97,8 @@ class Run:
     def weights(self, which: Literal["best", "latest"] = "best") -> dict[str, Any]:
         """The moving-average variables as NumPy arrays: the best evaluated ones, or the latest.
 
-        ValueError when there is no checkpoint, or when one does not fit the model of run.json.
+        ValueError when there is no checkpoint, or when one does not fit the model or the split of
+        run.json.
         """
         with self.manager(read_only=True) as manager:
             step = manager.best_step() if which == "best" else None
@@ -86,14 +107,14 @@ class Run:
                 raise ValueError(f"no complete checkpoint in {self.checkpoints}: {self._listing()}")
             wanted = abstract_variables(self.experiment)
             try:
-                kept = manager.restore(
-                    step, args=ocp.args.Composite(weights=ocp.args.StandardRestore())
-                )
+                parts = {"weights": ocp.args.StandardRestore(), "meta": ocp.args.JsonRestore()}
+                kept = manager.restore(step, args=ocp.args.Composite(**parts))
             except Exception as error:
                 raise ValueError(
                     f"checkpoint {step} in {self.checkpoints} cannot be read: {error}"
                 ) from error
         check_fits(kept["weights"], wanted, f"{self.checkpoints}/{step}")
+        self.check_digests(kept["meta"], f"{self.checkpoints}/{step}")
         return kept["weights"]
 
     def manager(self, *, read_only: bool = False) -> ocp.CheckpointManager:
@@ -134,9 +155,9 @@ class Run:
             manager.wait_until_finished()
 
     def write_metrics(self, name: str, summary: dict[str, Any]) -> pathlib.Path:
-        """Writes RUN/metrics/<name>.json and gives its path."""
+        """Writes RUN/metrics/<name>.json, with the RUN's digests, and gives its path."""
         path = self.path / "metrics" / f"{name}.json"
-        write_json(path, summary)
+        write_json(path, {**summary, **self.digests})
         return path
 
     def _listing(self) -> str:
@@ -205,15 +226,21 @@ def experiment_from_json(family: str, content: dict[str, Any]) -> Experiment:
     return Experiment(model=model, **{k: from_json(hints[k], v) for k, v in rest.items()})
 
 
-def check_same(run: Run, experiment: Experiment) -> None:
-    """Refuses to go on with another experiment, and names every field that differs."""
+def check_same(
+    run: Run,
+    experiment: Experiment,
+    free: Collection[str] = ("train.epochs", "train.patience"),
+) -> None:
+    """Refuses to go on with another experiment, and names every field that differs.
+
+    `free` fields may be new: by default those that let a finished run be extended.
+    """
     if type(run.experiment.model) is not type(experiment.model):
         raise ValueError(
             f"{run.path} is a RUN of {run.facts['family']}, not of "
             f"{type(experiment.model).__module__.rsplit('.', 1)[-1]}"
         )
     old, new = _flat(to_json(run.experiment)), _flat(to_json(experiment))
-    free = {"train.epochs", "train.patience"}  # a finished run may be extended
     changed = [k for k in new if old.get(k) != new[k] and k not in free]
     if changed:
         rows = "\n".join(f"  {k}: was {old.get(k)!r}, now {new[k]!r}" for k in changed)

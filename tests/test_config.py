@@ -30,6 +30,22 @@ def test_wrong_values_are_refused(fields, message):
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"folds": 1}, "Data.folds wants 2 or more; got 1"),
+        ({"fold": 5}, "Data.fold wants 0 to 4, as folds says; got 5"),
+        ({"folds": 3, "fold": -1}, "Data.fold wants 0 to 2, as folds says; got -1"),
+        ({"val_share": 0.0}, "Data.val_share is a share between 0 and 1; got 0.0"),
+        ({"val_share": float("nan")}, "Data.val_share is a share between 0 and 1"),
+        ({"selection": "best"}, "one of 'nested', 'test_fold'; got 'best'"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        config.Data(**fields)
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: config.Train(batch_size=0), "Train.batch_size wants 1 or more; got 0"),

@@ -7,8 +7,8 @@ import tyro
 
 from jaxdet import run as runs
 from jaxdet.cli import arguments
-from jaxdet.config import Data
-from jaxdet.report import tables
+from jaxdet.config import Data, Protocol
+from jaxdet.report import scorecard
 from jaxdet.train import evaluate as scoring
 
 
@@ -20,13 +20,18 @@ def main(argv: list[str]) -> None:
 def evaluate(
     run: arguments.RunFolder,
     split: Literal["train", "val", "test"] | None = None,
-    protocol: Literal["coco", "yolo", "voc", "voc07"] | None = None,
+    protocol: Protocol | None = None,
     which: Literal["best", "latest"] = "best",
     source: Literal["coco", "yolo", "voc", "csv", "tfds"] | None = None,
     path: str | None = None,
     builder: str | None = None,
+    other_patients: bool = False,
 ) -> None:
-    """Scores a RUN on a split, prints the table and writes RUN/metrics/SPLIT_PROTOCOL.json.
+    """Scores a RUN on a split and prints all that there is to say.
+
+    Writes RUN/metrics/SPLIT_PROTOCOL.json, a row a patient (_patients.csv) and the detections
+    (_detections.npz), and RUN/pictures: errors, FROC, precision and recall. Refuses a patient that
+    the RUN was trained on; the split train is all of them, and the table says so.
 
     Args:
         run: the RUN folder.
@@ -38,6 +43,7 @@ def evaluate(
             trained on, if it was.
         path: where those data, or else the experiment's own, lie.
         builder: another prepared set, such as phantom_multiphase/tiny_rigid; means --source tfds.
+        other_patients: the other data hold other people than the training set, whatever the names.
     """
     opened = runs.open_run(run)
     experiment = opened.experiment
@@ -49,9 +55,13 @@ def evaluate(
     wanted = _replaced(experiment.evaluate, split=split, protocol=protocol)
     experiment = dataclasses.replace(experiment, evaluate=wanted, data=data)
     changed = dataclasses.replace(opened, experiment=experiment)
-    summary = scoring.evaluate_run(changed, which, other_data=bool(other))
-    opened.write_metrics(f"{wanted.split}_{wanted.protocol}", summary)
-    print(tables.ap_table(summary))
+    if other_patients and not other:
+        raise ValueError("--other-patients is about other data: add --source or --builder")
+    scored = scoring.score_run(
+        changed, which, other_data=bool(other), other_patients=other_patients
+    )
+    scoring.write(opened, f"{wanted.split}_{wanted.protocol}", scored)
+    print(scorecard.text(scored.card.numbers))
 
 
 def _other(data: Data, source: str | None, builder: str | None) -> dict[str, str]:

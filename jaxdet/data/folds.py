@@ -53,12 +53,61 @@ def folds(
     A patient is on one side only. k < 2 and k above the number of patients are a ValueError. A fold
     without any weight, such as one without a lesion, is a warning with the counts.
     """
-    if k < 2:
-        raise ValueError(f"cross-validation wants at least 2 folds; got {k}")
-    part = assign(patients, [1.0] * k, seed, weights)
+    part = fold_of(patients, k, seed, weights)
     if weights is not None:
         _warn_of_empty(np.bincount(part, weights, minlength=k), np.bincount(part, minlength=k))
     return [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(k)]
+
+
+def fold_of(
+    patients: Sequence[str],
+    k: int,
+    seed: int,
+    weights: Sequence[int] | Int[np.ndarray, "N"] | None = None,
+) -> Int[np.ndarray, "N"]:
+    """The fold, 0 to k - 1, in which each of N entries is tested; all entries of a patient in one.
+
+    Drawn by `assign` in equal shares of the weights. ValueError as in `folds`.
+    """
+    there = len(set(patients))
+    if k < 2:
+        raise ValueError(f"cross-validation wants at least 2 folds; got {k}")
+    if there < k:
+        raise ValueError(f"{k} folds want at least {k} patients; there are {there}: ask for fewer")
+    return assign(patients, [1.0] * k, seed, weights)
+
+
+def split_of_fold(
+    patients: Sequence[str],
+    k: int,
+    tested: int,
+    seed: int,
+    weights: Sequence[int] | Int[np.ndarray, "N"] | None = None,
+    val_share: float = 0.0,
+) -> Int[np.ndarray, "N"]:
+    """0 train, 1 val, 2 test of each of N entries, when fold `tested` of k is the test.
+
+    Of the other patients val gets about `val_share` of the weights and one patient at least, drawn
+    anew for every fold, so that not the same few choose all weights; with 0 nobody. ValueError as
+    in `folds`, for a fold outside 0 to k - 1, and where the others are too few for train and val.
+    """
+    if not 0 <= tested < k:
+        raise ValueError(f"a fold of {k} is 0 to {k - 1}; got {tested}")
+    test = fold_of(patients, k, seed, weights) == tested
+    part = np.where(test, 2, 0)
+    if not val_share:
+        return part
+    rest = [str(patient) for patient, out in zip(patients, test, strict=True) if not out]
+    if len(set(rest)) < 2:
+        raise ValueError(
+            f"outside fold {tested} of {k} there is 1 patient, and train and val want one each: add"
+            ' patients, or let the test fold choose the weights (selection "test_fold")'
+        )
+    # A seed of its own: with the outer one the same patients would be val in almost every fold.
+    own = int.from_bytes(hashlib.sha256(f"{seed} {k} {tested}".encode()).digest()[:4], "big")
+    counts = None if weights is None else np.asarray(weights)[~test]
+    part[~test] = assign(rest, [1 - val_share, val_share], own, counts)
+    return part
 
 
 def official(patients: Sequence[str]) -> Int[np.ndarray, "N"]:

@@ -118,6 +118,46 @@ def load(cfg: Data, split: Split) -> Dataset:
     return dataset
 
 
+def tested_in(cfg: Data) -> tuple[tuple[Record, ...], Int[np.ndarray, "N"]]:
+    """The truth of the whole data set, and the fold (0 to cfg.folds - 1) that tests each record.
+
+    All lists are pooled, whatever cfg.split says; folds are drawn by patient, in equal shares of
+    the boxes, from cfg.split_seed. A fold without a lesion is a warning. ValueError: more folds
+    than patients; a patient, or in a prepared set the same pixels, in two folds; no images.
+    """
+    _, pool = _pool(cfg)
+    if not pool:
+        raise ValueError(f"there are 0 images (0 patients) in {cfg.path or cfg.source}")
+    records = tuple(entry.record for entry in pool)
+    part = np.zeros(len(pool), np.int64)
+    pairs = folds.folds([r.patient for r in records], cfg.folds, cfg.split_seed, _boxes(records))
+    for fold, (_, tested) in enumerate(pairs):
+        part[tested] = fold
+    by_fold = [[pool[i] for i in tested] for _, tested in pairs]
+    _refuse_shared(cfg, {f"fold {fold}": entries for fold, entries in enumerate(by_fold)})
+    return records, part
+
+
+def split_of_fold(cfg: Data, records: Sequence[Record]) -> Int[np.ndarray, "N"]:
+    """0 train, 1 val, 2 test of each record when cfg.fold is tested.
+
+    A pure function of the config and the data. selection "nested": val is drawn from the patients
+    that are not tested, `val_share` of their boxes. "test_fold": nobody is val, because the test
+    fold itself takes that part; that is the likely original of PCA-YOLO's Table 1, and it flatters,
+    for the weights are then chosen by the very images that score them.
+    """
+    share = cfg.val_share if cfg.selection == "nested" else 0.0
+    patients = [record.patient for record in records]
+    return folds.split_of_fold(
+        patients, cfg.folds, cfg.fold, cfg.split_seed, _boxes(records), share
+    )
+
+
+def _boxes(records: Sequence[Record]) -> list[int]:
+    """How many boxes count in each record: all but crowd."""
+    return [int((~record.crowd).sum()) for record in records]
+
+
 def digest(*datasets: Dataset) -> str:
     """16 hexadecimal digits that change when an image moves between these splits, comes or goes."""
     parts = [(r.name, i) for i, dataset in enumerate(datasets) for r in dataset.records]
@@ -172,6 +212,8 @@ def _drawn(cfg: Data, pool: list[_Entry], split: str) -> list[_Entry]:
     patients = [entry.record.patient for entry in pool]
     if cfg.split == "official":
         part = folds.official(patients)
+    elif cfg.split == "fold":
+        part = split_of_fold(cfg, [entry.record for entry in pool])
     else:
         part = folds.assign(patients, cfg.fractions, cfg.split_seed)
     lists = {
@@ -179,7 +221,8 @@ def _drawn(cfg: Data, pool: list[_Entry], split: str) -> list[_Entry]:
         for i, name in enumerate(layouts.SPLITS)
     }
     _refuse_shared(cfg, lists)
-    return lists[split]
+    chosen_by_test = cfg.split == "fold" and cfg.selection == "test_fold"
+    return lists["test" if chosen_by_test and split == "val" else split]
 
 
 def _warn_without_lesion(dataset: Dataset) -> None:
@@ -210,7 +253,8 @@ def _refuse_shared(cfg: Data, lists: dict[str, list[_Entry]]) -> None:
     pixels = {split: [e.same_pixels for e in lists[split]] for split in lists}
     found = duplicates.in_two_splits(patients, pixels if prepared else None)
     if found:
-        hint = "" if cfg.split == "patient" else '; data.split="patient" draws new ones'
+        drawn = cfg.split in ("patient", "fold")
+        hint = "" if drawn else '; data.split="patient" draws new ones'
         raise ValueError(
             f"{cfg.path}: {len(found)} patients or pictures are in two splits:"
             f" {'; '.join(found[:5])}{hint}"

@@ -58,7 +58,7 @@ def scorecard(
     The numbers are those of `summarise` and: patients; protocols, the rows of `compare`; froc, a
     list of `froc.as_json` with their overlap; levels, of slices and of patients; strata; audit at
     the score of the best F1, the counts of `audit.to_json`; interval, of ap50 with resampled
-    patients; per_patient, a list of patient, slices, lesions, found and false (at that score) and surest.
+    patients; per_patient, the rows of `per_patient` at that score.
     All under the one protocol, with IoU 0.5 where nothing else is said.
     """
     detections = [detections] if hasattr(detections, "boxes_xyxy") else list(detections)

@@ -48,6 +48,15 @@ def family(name: str) -> Any:
     return importlib.import_module(f"jaxdet.models.{name}")
 
 
+def skips_empty_images(cfg: Any) -> bool:
+    """Whether the official evaluator of this Config's family leaves out slices without detections.
+
+    A quirk of the PixelLink code (facts, gssd_reference 8.1): its file says SKIPS_EMPTY_IMAGES.
+    """
+    file = importlib.import_module(type(cfg).__module__)
+    return getattr(file, "SKIPS_EMPTY_IMAGES", False)
+
+
 def name_of(cfg: Any) -> str:
     """The DETECTORS name of a Config: the first entry of its family whose fields it has."""
     for name, entry in DETECTORS.items():

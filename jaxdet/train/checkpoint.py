@@ -4,6 +4,7 @@ Only host NumPy arrays are saved: a checkpoint of one device opens on eight, and
 round.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,9 +15,13 @@ from jaxdet.train.step import TrainState
 
 
 def save(
-    manager: ocp.CheckpointManager, state: TrainState, progress: dict[str, Any], fitness: float
+    manager: ocp.CheckpointManager,
+    state: TrainState,
+    progress: dict[str, Any],
+    fitness: float,
+    digests: Mapping[str, str],
 ) -> None:
-    """Saves a host state with its progress (epoch, best, ...) under its step, asynchronously.
+    """Saves a host state, its progress and the RUN's digests under its step, asynchronously.
 
     A step that is there already is left alone: a run that stops right after an epoch has it.
     """
@@ -28,7 +33,7 @@ def save(
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             weights=ocp.args.StandardSave(state.ema),
-            meta=ocp.args.JsonSave(progress),
+            meta=ocp.args.JsonSave({**progress, **digests}),
         ),
         metrics={"fitness": fitness},
     )
@@ -37,7 +42,10 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The latest state and its progress, or None if nothing was saved. `like` gives the shapes."""
+    """The latest state and its meta (progress, digests), or None if nothing was saved.
+
+    `like` gives the shapes.
+    """
     step = manager.latest_step()
     if step is None:
         return None

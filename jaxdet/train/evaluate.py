@@ -1,18 +1,21 @@
 """Scoring a model: one jitted program from images to padded Detections, then the metrics room."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from jaxdet import metrics
+from jaxdet import metrics, models
 from jaxdet.config import Experiment
 from jaxdet.data import batch as batches
 from jaxdet.data import sources
 from jaxdet.data.sources import Dataset
+from jaxdet.metrics.facts import Facts
+from jaxdet.metrics.scorecard import Scorecard
+from jaxdet.report import curves, errors, tables
 from jaxdet.run import Run
-from jaxdet.train import parallel
+from jaxdet.train import parallel, unseen
 from jaxdet.types import Detections, Example
 
 
@@ -73,8 +76,23 @@ def evaluate(
 ) -> dict[str, Any]:
     """The summary of metrics.summarise for a dataset, under the experiment's protocol.
 
-    FloatingPointError names the first image whose scores are not finite: the weights are broken.
+    What training looks at after an epoch. FloatingPointError as in `found_in`.
     """
+    found = found_in(detect, variables, dataset, experiment, progress=progress)
+    summary = metrics.summarise(
+        found,
+        truths_of(dataset),
+        dataset.class_names,
+        protocol=experiment.evaluate.protocol,
+        skip_empty_images=_skips(experiment),
+    )
+    return {**summary, "faults": dataset.faults}
+
+
+def found_in(
+    detect: Callable, variables: Any, dataset: Dataset, experiment: Experiment, *, progress: bool
+) -> Detections:
+    """`detect_all`; FloatingPointError names the first image whose scores are not finite."""
     found = detect_all(detect, variables, dataset, experiment, progress=progress)
     broken = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
     if len(broken):
@@ -82,17 +100,58 @@ def evaluate(
             f"scores on {dataset.records[broken[0]].name} and {len(broken) - 1} more images are "
             "not finite. The last good checkpoint is kept; lower train.lr"
         )
-    truths = [(r.boxes_xyxy, r.labels, r.crowd, r.area) for r in dataset.records]
-    protocol = experiment.evaluate.protocol
-    summary = metrics.summarise(found, truths, dataset.class_names, protocol=protocol)
-    return {**summary, "faults": dataset.faults}
+    return found
 
 
-def evaluate_run(run: Run, which: str = "best", *, other_data: bool = False) -> dict[str, Any]:
-    """The summary of a RUN's own split and protocol, on all local devices.
+def truths_of(dataset: Dataset) -> list[tuple[np.ndarray, ...]]:
+    """Boxes, labels, crowd flags and areas of each image, as the metrics take them."""
+    return [(r.boxes_xyxy, r.labels, r.crowd, r.area) for r in dataset.records]
 
-    Unless they are `other_data`, the images must be split as they were when the RUN was trained: a
-    patient that has moved since could be one that was trained on.
+
+def facts_of(dataset: Dataset) -> Facts:
+    """What the records tell beside their boxes; NaN and "" where they tell nothing."""
+    records = dataset.records
+    unknown = [np.full(len(r.labels), np.nan, np.float32) for r in records]
+    return Facts(
+        patients=tuple(r.patient for r in records),
+        phases=tuple(r.phase for r in records),
+        pixel_mm=np.array([r.pixel_mm or (np.nan, np.nan) for r in records]).reshape(-1, 2),
+        diameters_mm=tuple(
+            u if r.diameters_mm is None else r.diameters_mm
+            for r, u in zip(records, unknown, strict=True)
+        ),
+        misaligned_mm=tuple(
+            u if r.misaligned_mm is None else r.misaligned_mm
+            for r, u in zip(records, unknown, strict=True)
+        ),
+    )
+
+
+def _skips(experiment: Experiment) -> bool:
+    """Whether the official evaluator skips slices without detections for this model's family.
+
+    Only under its own protocol: "fixed" counts them for every model.
+    """
+    official = experiment.evaluate.protocol.startswith("l0sg")
+    return official and models.skips_empty_images(experiment.model)
+
+
+class Scored(NamedTuple):
+    """A RUN's detections on a dataset, and all that is said of them."""
+
+    dataset: Dataset
+    found: Detections  # [N, D, ...] in px of the original images
+    card: Scorecard
+
+
+def score_run(
+    run: Run, which: str = "best", *, other_data: bool = False, other_patients: bool = False
+) -> Scored:
+    """Detections and scorecard of a RUN on its own split and under its protocol, on all devices.
+
+    A patient that the RUN was trained on is refused, except in its own split "train", which is
+    nothing else. Unless they are `other_data`, the images must also be split as they were when the
+    RUN was trained. `other_patients` says that other data hold other people, whatever their names.
     """
     experiment = run.experiment
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
@@ -106,6 +165,54 @@ def evaluate_run(run: Run, which: str = "best", *, other_data: bool = False) -> 
                 "Give the data it was trained on, or lists of their own with --source"
             )
     dataset = sources.load(experiment.data, experiment.evaluate.split)
+    patients = "declared others"
+    if not (other_data and other_patients):
+        patients = unseen.check_unseen(run, dataset, other_data=other_data)
     detect = parallel.map_detect(run.detector().detect)
     variables = parallel.replicate(run.weights(which))
-    return evaluate(detect, variables, dataset, experiment, progress=True)
+    found = found_in(detect, variables, dataset, experiment, progress=True)
+    card = metrics.scorecard(
+        found,
+        truths_of(dataset),
+        dataset.class_names,
+        facts_of(dataset),
+        protocol=experiment.evaluate.protocol,
+        skip_empty_images=_skips(experiment),
+    )
+    card.numbers.update(
+        split=dataset.split,
+        faults=dataset.faults,
+        weights=which,
+        other_data=other_data,
+        patients_are=patients,
+    )
+    return Scored(dataset, found, card)
+
+
+def evaluate_run(run: Run, which: str = "best", *, other_data: bool = False) -> dict[str, Any]:
+    """The numbers of `score_run`."""
+    return score_run(run, which, other_data=other_data).card.numbers
+
+
+def write(run: Run, name: str, scored: Scored) -> None:
+    """RUN/metrics/NAME.json, NAME_patients.csv, NAME_detections.npz, and pictures.
+
+    The pictures are RUN/pictures/NAME_errors.png, NAME_froc.png and NAME_precision_recall.png.
+    """
+    dataset, found, card = scored
+    folder = run.write_metrics(name, card.numbers).parent
+    tables.write_csv(folder / f"{name}_patients.csv", card.numbers["per_patient"])
+    names = np.array([record.name for record in dataset.records])
+    np.savez_compressed(folder / f"{name}_detections.npz", **found._asdict(), names=names)
+    pictures = run.path / "pictures"
+    pictures.mkdir(exist_ok=True)
+    curves.precision_recall(card.numbers, pictures / f"{name}_precision_recall.png")
+    curves.froc(card.numbers, pictures / f"{name}_froc.png")
+    errors.contact_sheet(
+        card.audit.errors,
+        lambda i: dataset[i].image,
+        found,
+        truths_of(dataset),
+        list(names),
+        pictures / f"{name}_errors.png",
+    )

@@ -16,11 +16,11 @@ from jaxdet import models
 from jaxdet import run as runs
 from jaxdet.config import Experiment
 from jaxdet.data import batch as batches
-from jaxdet.data import sources
+from jaxdet.data import manifest, sources
 from jaxdet.data.sources import Dataset
 from jaxdet.report import curves, tables
 from jaxdet.run import Run
-from jaxdet.train import checkpoint, log, optim, parallel, pictures
+from jaxdet.train import checkpoint, log, optim, parallel, pictures, unseen
 from jaxdet.train.evaluate import evaluate
 from jaxdet.train.step import TrainState, init_state, make_step
 
@@ -69,16 +69,19 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
         feed = parallel.prefetch(_batches(experiment, data["train"], now.step))
         try:
             while now.step < plan.epochs * plan.steps_per_epoch and not _out_of_patience(now, plan):
-                state = _epoch(state, step, feed, now, plan, logger, data["train"], stop_asked)
+                state, stopped = _epoch(
+                    state, step, feed, now, plan, logger, data["train"], stop_asked
+                )
                 kept = parallel.to_host(state)
                 checkpoint.check_finite(kept)
                 if now.step % plan.steps_per_epoch:  # stopped inside an epoch
                     now.fitness = UNKNOWN
-                    checkpoint.save(manager, kept, dataclasses.asdict(now), now.fitness)
+                else:
+                    _judge(state, detect, data["val"], experiment, now, plan, logger)
+                _save(manager, kept, now, run)
+                if stopped:
                     logger.say(f"stopped at step {now.step}; go on with --resume")
                     raise SystemExit(143)
-                _judge(state, detect, data["val"], experiment, now, plan, logger)
-                checkpoint.save(manager, kept, dataclasses.asdict(now), now.fitness)
         finally:
             manager.wait_until_finished()
             logger.close()
@@ -106,8 +109,9 @@ def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
     # Traces the model: sides that do not divide are named.
     optim.check_patterns(runs.abstract_variables(experiment)["params"], experiment.train)
-    if experiment.train.init_from:
-        runs.open_run(experiment.train.init_from)
+    start = _start_run(experiment)
+    if start:
+        unseen.check_start(start, experiment.data, data["val"])
 
 
 def _check_crowding(experiment: Experiment, dataset: Dataset) -> None:
@@ -129,16 +133,17 @@ def _open(
     experiment: Experiment, out: str | os.PathLike, data: dict[str, Dataset], resume: bool
 ) -> Run:
     path, main = pathlib.Path(out), parallel.process()[0] == 0
-    digest = sources.digest(data["train"], data["val"])
+    digests = _digests(experiment, data)
     there = (path / "run.json").exists()
     parallel.wait("all have looked")  # before the first process writes it
     if not (there and resume) and (main or there):  # one that is there is refused by everybody
-        facts = {"split_digest": digest, **runs.phase_facts(experiment.data)}
+        seen = unseen.trained_on(experiment.data, data["train"], _start_run(experiment))
+        facts = {**digests, "trained_on": seen, **runs.phase_facts(experiment.data)}
         runs.create(path, experiment, data["train"].class_names, **facts)
     parallel.wait("run.json")
     run = runs.open_run(path)
     runs.check_same(run, experiment)
-    if run.facts.get("split_digest", digest) != digest:
+    if any(digests.get(name) != kept for name, kept in run.digests.items()):
         raise ValueError(
             f"{path} was made with other images or another split than the data has now"
         )
@@ -146,20 +151,41 @@ def _open(
     return dataclasses.replace(run, experiment=experiment)
 
 
+def _digests(experiment: Experiment, data: dict[str, Dataset]) -> dict[str, str]:
+    """What run.json, every checkpoint and every metrics file say of the split."""
+    told = {"split_digest": sources.digest(data["train"], data["val"])}
+    if experiment.data.split == "fold":
+        told["folds_digest"] = manifest.manifest(experiment.data)["digest"]
+    return told
+
+
+def _start_run(experiment: Experiment) -> Run | None:
+    """The RUN whose weights begin this one, if there is one."""
+    path = experiment.train.init_from
+    return runs.open_run(path) if path else None
+
+
+def _save(manager: Any, state: TrainState, now: Progress, run: Run) -> None:
+    checkpoint.save(manager, state, dataclasses.asdict(now), now.fitness, run.digests)
+
+
 def _start(run: Run, manager: Any, plan: optim.Plan) -> tuple[TrainState, Progress, str]:
     """The host state to begin with, and in words where it is from.
 
     The last checkpoint, or else another RUN's weights, or else fresh ones.
     """
-    cfg = run.experiment.train
     shapes = runs.abstract_variables(run.experiment)
     shapes = jax.eval_shape(lambda variables: init_state(variables, plan), shapes)
     kept = checkpoint.restore(manager, shapes)
     if kept is not None:
-        return kept[0], Progress(**kept[1]), f"resumed at step {kept[1]['step']}"
+        state, meta = kept
+        run.check_digests(meta, f"{run.checkpoints}/{meta['step']}")
+        now = Progress(**{k: v for k, v in meta.items() if k not in runs.DIGESTS})
+        return state, now, f"resumed at step {now.step}"
     variables, source = fresh_variables(run.experiment), "fresh weights"
-    if cfg.init_from:
-        variables, source = _take_over(variables, runs.open_run(cfg.init_from).weights())
+    start = _start_run(run.experiment)
+    if start:
+        variables, source = _take_over(variables, start.weights())
     return jax.tree.map(np.asarray, init_state(variables, plan)), Progress(), source
 
 
@@ -216,12 +242,16 @@ def _epoch(
     logger: log.Log,
     dataset: Dataset,
     stop_asked: Callable[[int], bool],
-) -> TrainState:
-    """The rest of the current epoch, or less of it when a signal asks to stop."""
+) -> tuple[TrainState, bool]:
+    """The rest of the current epoch, or less of it when a signal asks to stop, and whether it did.
+
+    A signal that comes by with the epoch's last step stops the run after its evaluation.
+    """
     epoch, done = divmod(now.step, plan.steps_per_epoch)
     logger.epoch(epoch, plan.epochs, plan.steps_per_epoch, done)
     # Looked at one step late, so that no device waits for the host.
     waiting: list[tuple[int, Any, Any]] = []
+    stopped = False
     for _ in range(done, plan.steps_per_epoch):
         batch = next(feed)
         state, scalars = step(state, batch)
@@ -229,11 +259,12 @@ def _epoch(
         waiting.append((now.step, scalars, batch.index))
         if len(waiting) > 1:
             _report(*waiting.pop(0), epoch, logger, dataset)
-        if stop_asked(now.step):
+        stopped = stop_asked(now.step)
+        if stopped:
             break
     for late in waiting:
         _report(*late, epoch, logger, dataset)
-    return state
+    return state, stopped
 
 
 def _report(step: int, scalars: Any, index: Any, epoch: int, logger: Any, dataset: Dataset) -> None:
@@ -302,7 +333,8 @@ def _stop_signal(manager: Any) -> Iterator[Callable[[int], bool]]:
     """Whether SIGTERM, which clusters send before they kill, has come by a step.
 
     With several processes JAX's own notice makes all of them stop at the same step; alone it stays
-    silent, and a handler of our own does it, for as long as the run lasts.
+    silent, and a handler of our own does it, for as long as the run lasts. A signal that came with
+    the last step stops nothing here: it is handed on to a handler from before, if there is one.
     """
     stop = threading.Event()
     several = parallel.process()[1] > 1
@@ -319,3 +351,5 @@ def _stop_signal(manager: Any) -> Iterator[Callable[[int], bool]]:
     finally:
         if mine:
             signal.signal(signal.SIGTERM, before)
+    if stop.is_set() and callable(before):
+        before(signal.SIGTERM, None)

@@ -92,10 +92,58 @@ def test_folds_validate_every_entry_once():
 
 
 def test_more_folds_than_patients_is_an_error():
-    with pytest.raises(ValueError, match="5 parts want as many patients; there are 4"):
+    with pytest.raises(ValueError, match="5 folds want at least 5 patients; there are 4: ask"):
         folds.folds(["a", "b", "c", "d", "d"], 5, 0)
+    with pytest.raises(ValueError, match="2 folds want at least 2 patients; there are 1"):
+        folds.fold_of(["a", "a"], 2, 0)
     with pytest.raises(ValueError, match="at least 2 folds; got 1"):
         folds.folds(["a", "b"], 1, 0)
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_a_fold_is_tested_and_the_others_are_parted_by_patient(k):
+    patients = np.array(entries(23))
+    weights = np.random.default_rng(1).integers(0, 4, len(patients))
+    tested_in = folds.fold_of(patients.tolist(), k, 3, weights)
+    vals = []
+    for fold in range(k):
+        part = folds.split_of_fold(patients.tolist(), k, fold, 3, weights, 0.25)
+        np.testing.assert_array_equal(part == 2, tested_in == fold)
+        names = [set(patients[part == i]) for i in range(3)]
+        assert all(names) and sum(map(len, names)) == len(set().union(*names)) == 23
+        rest = weights[part != 2].sum()
+        assert abs(weights[part == 1].sum() - 0.25 * rest) <= 32  # the heaviest patient, 8 x 3
+        vals.append(names[1])
+    assert len(set(map(frozenset, vals))) == k  # not the same few choose all weights
+    order = np.random.default_rng(2).permutation(len(patients))
+    again = folds.split_of_fold(patients[order].tolist(), k, 0, 3, weights[order], 0.25)
+    part = folds.split_of_fold(patients.tolist(), k, 0, 3, weights, 0.25)
+    np.testing.assert_array_equal(again, part[order])
+
+
+def test_without_a_share_nobody_is_val():
+    part = folds.split_of_fold(["a", "b", "c", "c"], 2, 1, 0)
+    assert set(part.tolist()) == {0, 2}
+
+
+def test_folds_stay_those_of_last_year():
+    patients = [f"p{i}" for i in range(8)]
+    assert folds.fold_of(patients, 3, 0).tolist() == [2, 1, 0, 2, 0, 0, 1, 1]
+    assert folds.split_of_fold(patients, 3, 1, 0, None, 0.3).tolist() == [0, 2, 0, 0, 1, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("patients", "k", "tested", "message"),
+    [
+        (["a", "b"], 2, 0, "outside fold 0 of 2 there is 1 patient.*test_fold"),
+        (["a", "b", "c"], 2, 2, "a fold of 2 is 0 to 1; got 2"),
+        (["a", "b", "c"], 2, -1, "a fold of 2 is 0 to 1; got -1"),
+        (["a", "b", "c"], 4, 0, "4 folds want at least 4 patients; there are 3"),
+    ],
+)
+def test_a_fold_that_cannot_be(patients, k, tested, message):
+    with pytest.raises(ValueError, match=message):
+        folds.split_of_fold(patients, k, tested, 0, None, 0.1)
 
 
 def test_digest_names_the_split():

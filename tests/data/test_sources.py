@@ -376,6 +376,44 @@ def test_a_prepared_set_is_read_by_its_own_splits(tmp_path):
             assert not record.crowd.any()
 
 
+def test_records_tell_diameters_misalignment_phase_and_pixels(tmp_path):
+    moved = np.zeros((4, 4, 4, 3), np.float32)
+    moved[:, :, 3] = 0, 3, 4
+    one = replace(
+        ct_slice(0, 4, count=2),
+        displacement_mm=moved,
+        diameters_mm=np.array([7, np.nan], np.float32),
+        annotated="delayed",
+        spacing_mm=(0.7, 0.8, 2.0),
+    )
+    unknown = replace(ct_slice(1, 4), spacing_mm=(float("nan"),) * 3)
+    empty = ct_slice(2, 4, count=0)
+    cfg = prepared(tmp_path, [("train", one), ("train", unknown), ("train", empty)])
+    told, nothing, free = sources.load(cfg, "train").records
+    np.testing.assert_array_equal(told.diameters_mm, one.diameters_mm)
+    assert told.misaligned_mm.tolist() == [5.0, 5.0]
+    assert (told.phase, told.pixel_mm) == ("delayed", (0.7, 0.8))
+    assert (nothing.phase, nothing.pixel_mm) == ("portal", None)
+    assert nothing.diameters_mm.tolist() == [7] and np.isnan(nothing.misaligned_mm).all()
+    assert free.diameters_mm.shape == free.misaligned_mm.shape == (0,)
+    fewer = change(cfg, phases=("portal",), channels=3, pad=(0.0,))
+    assert sources.load(fewer, "train").records[0].misaligned_mm.tolist() == [5.0, 5.0]
+
+
+def test_records_of_a_csv_tell_what_its_columns_do(tmp_path):
+    lines = ["file,x0,y0,x1,y1,diameter_mm,pixel_mm,phase"]
+    for i in range(3):
+        draw(tmp_path / f"{i}.png")
+        lines += [f"{i}.png,60,0,70,9,5,0.7,portal", f"{i}.png,2,3,9,12,8.{i},0.7,portal"]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines) + "\n")
+    cfg = Data(source="csv", path=str(tmp_path / "boxes.csv"), split="patient", faulty_boxes="drop")
+    records = [r for split in ("train", "val", "test") for r in sources.load(cfg, split).records]
+    for record in records:
+        np.testing.assert_array_equal(record.diameters_mm, np.float32([f"8.{record.name[0]}"]))
+        assert len(record.boxes_xyxy) == 1 and record.misaligned_mm is None
+        assert (record.phase, record.pixel_mm) == ("portal", (0.7, 0.7))
+
+
 def test_reading_from_threads_is_reading(tmp_path):
     data = sources.load(prepared(tmp_path, given()), "train")
     alone = [example.image for example in data]
@@ -436,6 +474,50 @@ def test_the_official_split_pools_what_the_set_has(tmp_path):
     few = change(prepared(tmp_path, given(), "fake/few"), split="official")
     with pytest.raises(ValueError, match="at least 15 patients; there are 4"):
         sources.load(few, "train")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("selection", ["nested", "test_fold"])
+def test_folds_pool_all_lists_and_test_every_patient_once(tmp_path, kind, selection):
+    fields = {"split": "fold", "folds": 3, "patient_pattern": r"(p\d)_", "selection": selection}
+    cfg = config(kind, tmp_path, **fields)
+    records, tested_in = sources.tested_in(cfg)
+    assert len(records) == 18 and np.bincount(tested_in).tolist() == [6, 6, 6]
+    for fold in range(3):
+        parts = [sources.load(change(cfg, fold=fold), s) for s in ("train", "val", "test")]
+        train, val, test = map(patients, parts)
+        assert test == {r.patient for r, t in zip(records, tested_in, strict=True) if t == fold}
+        assert not train & test and train | val | test == {f"p{i}" for i in range(6)}
+        if selection == "nested":
+            assert not val & train and not val & test and (len(train), len(val)) == (3, 1)
+        else:
+            assert val == test and [r.name for r in parts[1].records] == [
+                r.name for r in parts[2].records
+            ]
+    # Neither the lists' own names nor the fold that is asked for decide who is tested where.
+    again = sources.tested_in(change(cfg, split="given", fold=2, patient_pattern=r"(p\d)_"))[1]
+    np.testing.assert_array_equal(again, tested_in)
+    assert (sources.tested_in(change(cfg, split_seed=1))[1] != tested_in).any()
+
+
+def test_more_folds_than_patients_and_a_fold_without_lesions(tmp_path):
+    examples = [("whole", ct_slice(p, 4, count=int(p < 2))) for p in range(4)]
+    cfg = change(prepared(tmp_path, examples), split="fold", folds=4)
+    with pytest.raises(ValueError, match="5 folds want at least 5 patients; there are 4"):
+        sources.load(change(cfg, folds=5), "train")
+    with pytest.warns(UserWarning, match=r"fold \d of 4 has 1 entries and no lesion"):
+        _, tested_in = sources.tested_in(cfg)
+    fold = int(tested_in[3])
+    with pytest.warns(UserWarning, match="test split has no lesion: 1 images of 1 patients"):
+        assert len(sources.load(change(cfg, fold=fold), "test")) == 1
+
+
+def test_the_same_pixels_in_two_folds_are_refused(tmp_path):
+    one = ct_slice(0, 4)
+    examples = [("train", one), ("train", replace(one, patient="HCC_9", name="other"))]
+    cfg = change(prepared(tmp_path, examples), folds=2)
+    with pytest.raises(ValueError, match=r"same pixels under HCC_0 and HCC_9 \(fold 0 and fold 1"):
+        sources.tested_in(cfg)
 
 
 def test_a_patient_in_two_splits_of_a_prepared_set_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import toy
 
+from jaxdet import metrics
 from jaxdet import run as runs
 from jaxdet.data import sources
 from jaxdet.data.transforms import letterbox
@@ -117,3 +118,99 @@ def test_a_batch_that_devices_cannot_share_is_refused(tmp_path):
     run = runs.create(tmp_path / "run", experiment, ("tumour",))
     with pytest.raises(ValueError, match=r"evaluate.batch_size=20 .* 8 devices.* legal size is 16"):
         evaluate.evaluate_run(run)
+
+
+def scored_run(path, trained_on=None, **evaluate_fields):
+    experiment = toy.experiment()
+    facts = {} if trained_on is None else {"trained_on": trained_on}
+    run = runs.create(path, experiment, ("tumour",), **facts)
+    run.save_weights(jax.device_get(loop.fresh_variables(experiment)))
+    wanted = dataclasses.replace(experiment.evaluate, **evaluate_fields)
+    return dataclasses.replace(run, experiment=dataclasses.replace(experiment, evaluate=wanted))
+
+
+def test_facts_of_the_phantom_reach_the_scorecard(tmp_path):
+    run = scored_run(tmp_path / "run", protocol="coco")
+    scored = evaluate.score_run(run)
+    known = evaluate.facts_of(scored.dataset)
+    assert set(known.phases) == {"portal"} and np.isfinite(known.pixel_mm).all()
+    lesions = [len(record.labels) for record in scored.dataset.records]
+    assert [len(d) for d in known.diameters_mm] == lesions and sum(lesions) > 0
+    rows = scored.card.numbers["strata"]["diameter_mm"]
+    assert sum(row["truths"] for row in rows) == sum(lesions)
+    assert "unknown" not in [row["name"] for row in rows]
+    assert scored.card.numbers["patients"] == len(set(known.patients)) == 2
+
+
+def test_facts_that_a_format_does_not_tell_are_unknown():
+    record = sources.Record(
+        "a.png",
+        "a.png",
+        np.zeros((2, 4), np.float32),
+        np.zeros(2, int),
+        np.zeros(2, bool),
+        np.ones(2),
+    )
+    dataset = sources.Dataset(("tumour",), (record,), "val", {}, lambda i: None)
+    known = evaluate.facts_of(dataset)
+    assert np.isnan(known.diameters_mm[0]).all() and known.diameters_mm[0].shape == (2,)
+    assert known.phases == ("",) and np.isnan(known.pixel_mm).all()
+
+
+def test_what_is_written(tmp_path):
+    run = scored_run(tmp_path / "run")
+    scored = evaluate.score_run(run)
+    evaluate.write(run, "val_yolo", scored)
+    numbers = json.loads((run.path / "metrics" / "val_yolo.json").read_text())
+    assert numbers["ap50"] == scored.card.numbers["ap50"] and len(numbers["protocols"]) == 7
+    rows = (run.path / "metrics" / "val_yolo_patients.csv").read_text().splitlines()
+    assert rows[0] == "patient,slices,lesions,found,false,surest" and len(rows) == 3
+    with np.load(run.path / "metrics" / "val_yolo_detections.npz") as kept:
+        found = Detections(kept["boxes_xyxy"], kept["scores"], kept["labels"])
+        names = kept["names"].tolist()
+    assert names == [record.name for record in scored.dataset.records]
+    again = metrics.summarise(found, evaluate.truths_of(scored.dataset), ("tumour",), "yolo")
+    assert again["ap50"] == numbers["ap50"]
+    for picture in ("errors", "froc", "precision_recall"):
+        assert (run.path / "pictures" / f"val_yolo_{picture}.png").stat().st_size > 1000
+
+
+def test_patients_that_were_trained_on_are_refused(tmp_path):
+    tested = sources.load(toy.experiment().data, "val").records[0].patient
+    with pytest.raises(ValueError, match=f"trained on 1 of the patients .*{tested}"):
+        evaluate.score_run(scored_run(tmp_path / "seen", [tested]))
+    known = evaluate.score_run(scored_run(tmp_path / "new", ["somebody else"])).card.numbers
+    assert known["patients_are"] == "unseen"
+    assert (
+        evaluate.score_run(scored_run(tmp_path / "old")).card.numbers["patients_are"] == "unknown"
+    )
+    seen = scored_run(tmp_path / "seen_too", [tested])
+    with pytest.raises(ValueError, match="trained on 1 of the patients"):
+        evaluate.score_run(seen, other_data=True)
+    others = evaluate.score_run(seen, other_data=True, other_patients=True).card.numbers
+    assert others["patients_are"] == "declared others"
+    with pytest.raises(ValueError, match="trained on 1 of the patients"):
+        evaluate.score_run(seen, other_patients=True)  # its own data cannot be declared away
+
+
+def test_the_training_split_says_what_it_is(tmp_path):
+    patients = sorted({r.patient for r in sources.load(toy.experiment().data, "train").records})
+    run = scored_run(tmp_path / "run", patients, split="train")
+    assert evaluate.score_run(run).card.numbers["patients_are"] == "training"
+
+
+@pytest.mark.parametrize(("protocol", "counts"), [("l0sg", False), ("fixed", True), ("yolo", True)])
+def test_a_family_that_skips_empty_images_does_so_under_l0sg_only(protocol, counts, monkeypatch):
+    experiment = toy.experiment()
+    wanted = dataclasses.replace(experiment.evaluate, protocol=protocol)
+    experiment = dataclasses.replace(experiment, evaluate=wanted)
+    dataset = sources.load(experiment.data, "val")
+    scores = np.zeros((len(dataset), 1))
+    nothing = Detections(np.zeros((len(dataset), 1, 4)), scores, scores.astype(int) - 1)
+    monkeypatch.setattr(evaluate, "detect_all", lambda *args, **kwargs: nothing)
+    lesions = sum(len(record.labels) for record in dataset.records)
+    plain = evaluate.evaluate(look, None, dataset, experiment, progress=False)
+    assert plain["truths"] == lesions
+    monkeypatch.setattr(toy, "SKIPS_EMPTY_IMAGES", True, raising=False)
+    skipping = evaluate.evaluate(look, None, dataset, experiment, progress=False)
+    assert skipping["truths"] == (lesions if counts else 0)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import child
@@ -125,7 +126,7 @@ def straight(tmp_path_factory):
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("step", [2, 3])
 def test_stopped_and_resumed_is_byte_equal(straight, tmp_path, monkeypatch, step):
-    """Two steps an epoch: a signal at the end of one, and inside one with gradients in waiting."""
+    """Two steps an epoch: stopped inside one with gradients in waiting, and at the end of one."""
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         stop_at(patch, step)
@@ -134,8 +135,7 @@ def test_stopped_and_resumed_is_byte_equal(straight, tmp_path, monkeypatch, step
     assert signal.getsignal(signal.SIGTERM) == before
     cut = runs.open_run(tmp_path / "run")
     at = saved(cut)[1]["step"]
-    assert step <= at <= step + 2
-    assert at % 2 == 1  # at the boundary of a step, not of an epoch
+    assert at == step + 1  # a step is told of when the next one is on its way
     assert "grads" in saved(cut)[0]
 
     run = loop.train(straight.experiment, tmp_path / "run", resume=True)
@@ -183,6 +183,36 @@ def test_resume_on_other_images_is_refused(straight, tmp_path):
     file.write_text(file.read_text().replace(run.facts["split_digest"], "0123"))
     with pytest.raises(ValueError, match="other images or another split"):
         loop.train(straight.experiment, run.path, resume=True)
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_checkpoint_of_another_split_is_refused(straight, tmp_path):
+    other = toy.experiment(data={"split_seed": 1}, epochs=1, nominal_batch=16)
+    run = loop.train(other, tmp_path / "run")
+    split = {"split_digest": run.facts["split_digest"]}
+    assert split.items() <= saved(run)[1].items()
+    assert split.items() <= json.loads((run.path / "metrics" / "val.json").read_text()).items()
+    trained = sources.load(other.data, "train").records
+    assert run.facts["trained_on"] == sorted({record.patient for record in trained})
+
+    shutil.rmtree(run.checkpoints)
+    shutil.copytree(straight.checkpoints, run.checkpoints)
+    message = (
+        rf"checkpoints/6 says split_digest {straight.facts['split_digest']}, but .*another RUN"
+    )
+    with pytest.raises(ValueError, match=message):
+        run.weights("latest")
+    with pytest.raises(ValueError, match=message):
+        loop.train(with_train(other, epochs=9), run.path, resume=True)
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_start_that_knows_the_judges_is_refused(straight, tmp_path):
+    other = toy.experiment(data={"split_seed": 1}, init_from=str(straight.path))
+    with pytest.raises(
+        ValueError, match=r"init_from: .* was trained on \d of the patients .* val split"
+    ):
+        loop.train(other, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -286,7 +316,13 @@ def test_patience_counts_across_a_stop(tmp_path, monkeypatch):
     experiment = toy.experiment(epochs=9, patience=3, fitness="ap50")
     judged(monkeypatch, [0.1, 0.5, 0.4, 0.3, 0.2, 0.9])
     run = loop.train(experiment, tmp_path / "straight")
-    assert saved(run)[1] == {"step": 10, "fitness": 0.2, "best": 0.5, "waited": 3}
+    assert saved(run)[1] == {
+        "step": 10,
+        "fitness": 0.2,
+        "best": 0.5,
+        "waited": 3,
+        **run.digests,
+    }
     with run.manager(read_only=True) as manager:
         assert (manager.best_step(), manager.latest_step()) == (4, 10)
         assert sorted(manager.all_steps()) == [4, 8, 10]
