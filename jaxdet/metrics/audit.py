@@ -29,7 +29,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from jaxdet.metrics.average_precision import Cases, Verdict, check, judge, prepare
+from jaxdet.metrics.average_precision import (
+    Cases,
+    Verdict,
+    check,
+    enough,
+    judge,
+    overlapping,
+    prepare,
+)
 from jaxdet.metrics.match import ALMOST_ONE
 from jaxdet.metrics.protocols import Protocol, protocol_named
 from jaxdet.metrics.rows import Found, box_area
@@ -107,10 +115,10 @@ def audit(
     """
     _check(score_threshold, threshold, least)
     rules = protocol_named(protocol)
-    level = _level(threshold, rules)
-    everything = prepare(detections, truths, np.array([TOUCHING]), rules, "iou")
+    level = float(enough(np.array([min(threshold, ALMOST_ONE)]), rules)[0])
+    everything = prepare(detections, truths, rules, "iou")
     verdict = judge(_from_score(everything, score_threshold), np.array([threshold]), rules)
-    near = _near(verdict)
+    near = _near(verdict, rules)
     links = _links(verdict, near, rules, level, least)
     return Audit(
         (float(score_threshold),),
@@ -174,20 +182,10 @@ def _check(score_threshold: float | int, threshold: float | int, least: float | 
         raise ValueError(f"least wants to be above 0 and up to {threshold}; got {least}")
 
 
-def _level(threshold: float | int, rules: Protocol) -> float:
-    """What an overlap must reach for the matching to call it enough."""
-    level = rules.number(min(threshold, ALMOST_ONE))
-    return float(np.nextafter(level, rules.number(2)) if rules.strict else level)
-
-
 def _from_score(cases: Cases, score_threshold: float | int) -> Cases:
     """Only the detections with that score. Nothing changes for them: higher scores match first."""
     kept = cases.dets.scores.astype(np.float32) >= np.float32(score_threshold)
-    row = np.cumsum(kept) - 1
-    dets = Found(*(column[kept] for column in cases.dets))
-    pairs = cases.pairs
-    pairs = type(pairs)(*(column[kept[pairs.det]] for column in pairs))
-    return cases._replace(dets=dets, pairs=pairs._replace(det=row[pairs.det]))
+    return cases._replace(dets=Found(*(column[kept] for column in cases.dets)))
 
 
 class _Near(NamedTuple):
@@ -200,8 +198,9 @@ class _Near(NamedTuple):
     of_truth: Float[np.ndarray, "P"]
 
 
-def _near(verdict: Verdict) -> _Near:
-    dets, truths, pairs = verdict.cases.dets, verdict.cases.truths, verdict.cases.pairs
+def _near(verdict: Verdict, rules: Protocol) -> _Near:
+    dets, truths = verdict.cases.dets, verdict.cases.truths
+    pairs = overlapping(verdict.cases, rules, TOUCHING)
     both = verdict.counted[pairs.truth] & ~verdict.ignored[pairs.det, 0]
     det, truth, iou = pairs.det[both], pairs.truth[both], pairs.overlap[both]
     a, b = dets.boxes_xyxy[det], truths.boxes_xyxy[truth]

@@ -1,19 +1,21 @@
 """Average precision of detections against true boxes, under a named protocol.
 
-    read -> pairs that overlap -> match -> curve of each class -> its area -> mean
+    read -> match -> curve of each class -> its area -> mean
 
-Runs on the host in NumPy: ties and thresholds that are met exactly need the float in which a
-protocol has always been counted (float64; "yolo" float32), and a device may have neither float64
-nor exact division.
+Matching, which is the work that grows with the detections, is a jitted program on the device that
+predicts (`on_device`). Where a decision needs the float in which a protocol has always been counted
+(float64; "yolo" float32), at ties and at thresholds that are met exactly, it is made again on the
+host, and so are small sets, which are done before a program is compiled. The answer is the same.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxdet.metrics import match
+from jaxdet.metrics import match, on_device
 from jaxdet.metrics.protocols import Protocol, protocol_named
 from jaxdet.metrics.rows import Found, Truth, box_area, read
 
@@ -61,17 +63,17 @@ def average_precision(
     levels, rules = check(thresholds, overlap), protocol_named(protocol)
     if skip_empty_images and not protocol.startswith("l0sg"):
         raise ValueError(f"skip_empty_images belongs to the protocol l0sg; got {protocol!r}")
-    cases = prepare(detections, truths, levels, rules, overlap, skip_empty_images)
+    cases = prepare(detections, truths, rules, overlap, skip_empty_images)
     areas = areas_by_class(judge(cases, levels, rules), rules)[1]
     return areas.mean(axis=0) if len(areas) else np.full(len(levels), np.nan)
 
 
 class Cases(NamedTuple):
-    """Detections and truths that a protocol looks at, and where they overlap."""
+    """Detections and truths that a protocol looks at."""
 
     dets: Found
     truths: Truth
-    pairs: match.Pairs
+    overlap: Literal["iou", "iobb"]
     images: int
     skipped: Bool[np.ndarray, "M"]  # truths that nobody looked for
 
@@ -99,12 +101,11 @@ def check(thresholds: Any, overlap: str) -> Float[np.ndarray, "T"]:
 def prepare(
     detections: Iterable[Any],
     truths: Iterable[Any],
-    thresholds: Float[np.ndarray, "T"],
     rules: Protocol,
     overlap: Literal["iou", "iobb"],
     skip_empty_images: bool = False,
 ) -> Cases:
-    """Read both lists, leave out what the protocol does not look at, and measure the overlaps."""
+    """Read both lists and leave out what the protocol does not look at."""
     dets, true, images = read(detections, truths)
     if rules.crowd == "drop":
         true = Truth(*(column[~true.crowd] for column in true))
@@ -114,12 +115,19 @@ def prepare(
     if rules.max_dets is not None:
         first = match.place_in_group(dets.group) < rules.max_dets
         dets = Found(*(column[first] for column in dets))
-    floor = float(rules.number(min(thresholds.min(), match.ALMOST_ONE)))
+    return Cases(dets, true, overlap, images, skipped)
 
-    def measure(boxes, truths, crowd):
-        return rules.overlap(boxes, truths, crowd, overlap)
 
-    return Cases(dets, true, match.pairs(dets, true, measure, floor), images, skipped)
+def overlapping(cases: Cases, rules: Protocol, floor: float) -> match.Pairs:
+    """Pairs of one image and class with an overlap of at least `floor`, above 0; on the host."""
+    measure = functools.partial(rules.overlap, over=cases.overlap)
+    return match.pairs(cases.dets, cases.truths, measure, floor)
+
+
+def enough(thresholds: Float[np.ndarray, "T"], rules: Protocol) -> Float[np.ndarray, "T"]:
+    """The least overlaps that meet the thresholds, in the protocol's type of float."""
+    levels = thresholds.astype(rules.number)
+    return np.nextafter(levels, rules.number(2)) if rules.strict else levels
 
 
 def judge(
@@ -140,9 +148,12 @@ def judge(
     out = np.zeros(len(dets.group), bool) if out is None else out
     if rules.empty_images == "ignore":
         out = out | ~np.isin(dets.image, truths.image)
-    levels = thresholds.astype(rules.number)
-    levels = np.nextafter(levels, rules.number(2)) if rules.strict else levels
-    found = rules.match(cases.pairs, dets.group, ignored, truths.crowd, levels)
+    levels = enough(thresholds, rules)
+    if on_device.worthwhile(dets, truths):
+        found = on_device.find(dets, truths, ignored, levels, rules, cases.overlap)
+    else:
+        pairs = overlapping(cases, rules, float(np.minimum(levels, match.ALMOST_ONE).min()))
+        found = rules.match(pairs, dets.group, ignored, truths.crowd, levels)
     # Row -1 stands for "found none": whether that is ignored depends on the detection alone.
     skipped = np.where(found >= 0, np.append(ignored, False)[found], out[:, None])
     return Verdict(cases, found, skipped, ~ignored, ~ignored & ~cases.skipped)

@@ -11,7 +11,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxdet.metrics.average_precision import Cases, check, judge, prepare
+from jaxdet.metrics.average_precision import (
+    Cases,
+    check,
+    enough,
+    judge,
+    overlapping,
+    prepare,
+)
 from jaxdet.metrics.facts import Facts, patient_of
 from jaxdet.metrics.levels import at_least
 from jaxdet.metrics.protocols import Protocol, protocol_named
@@ -87,7 +94,7 @@ def froc(
     check_words(per=per, of=of, duplicates=duplicates)
     at, overlaps = _rates(rates), check(threshold, overlap)
     rules = protocol_named(protocol)._replace(empty_images="false")
-    cases = prepare(detections, truths, overlaps, rules, overlap)
+    cases = prepare(detections, truths, rules, overlap)
     found, right, false, wanted = _judged(cases, overlaps, rules, duplicates)
     patients, scores, image = patient_of(cases.images, facts), cases.dets.scores, cases.truths.image
     target = {"lesion": np.arange(len(image)), "slice": image, "patient": patients[image]}[of]
@@ -135,10 +142,8 @@ def _judged(
     found, counts = verdict.found[:, 0], ~verdict.ignored[:, 0]
     false = (found < 0) & counts
     if duplicates == "ignored":
-        # A crowd is found any number of times: were all truths crowds, a duplicate would find one.
-        crowds = cases.truths._replace(crowd=np.ones(len(cases.truths.crowd), bool))
-        again = judge(cases._replace(truths=crowds), overlaps, rules)
-        false &= again.found[:, 0] < 0
+        near = overlapping(cases, rules, float(enough(overlaps, rules)[0])).det
+        false[near] = False
     return found, (found >= 0) & counts, false, verdict.wanted
 
 

@@ -69,7 +69,7 @@ def scorecard(
     if facts is None:
         facts = unknown([len(entry[1]) for entry in truths])
     score = numbers["threshold"] if numbers["recall"] else USUAL_SCORE
-    cases = prepare(detections, truths, AT, rules, "iou", skip_empty_images)
+    cases = prepare(detections, truths, rules, "iou", skip_empty_images)
     verdict, patients = judge(cases, AT, rules), patient_of(cases.images, facts)
     of_patients = statistics.bootstrap(
         lambda weights: average_precision_resampled(verdict, rules, patients, weights),

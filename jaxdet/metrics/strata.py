@@ -66,7 +66,7 @@ def strata(
     image.
     """
     overlaps, rules = check(thresholds, overlap), protocol_named(protocol)
-    cases = prepare(detections, truths, overlaps, rules, overlap)
+    cases = prepare(detections, truths, rules, overlap)
     facts = _fitting(facts, cases)
     nothing = np.zeros(len(cases.dets.scores), bool)
 

@@ -60,7 +60,7 @@ def summarise(
     precision there, at IoU 0.5. A label that `class_names` does not reach is a ValueError.
     """
     rules = protocol_named(protocol)
-    cases = prepare(detections, truths, COCO_THRESHOLDS, rules, "iou", skip_empty_images)
+    cases = prepare(detections, truths, rules, "iou", skip_empty_images)
     _check_labels(cases, class_names)
     verdict = judge(cases, COCO_THRESHOLDS, rules)
     labels, areas = areas_by_class(verdict, rules)

@@ -276,7 +276,7 @@ def test_counts_add_up(seed, protocol):
     assert sum(got.truths.values()) == sum((~t[2]).sum() for t in true)
     rules, level = PROTOCOLS[protocol], np.array([0.5])
     kept = [tuple(column[f[1] >= 0.3] for column in f) for f in found]
-    verdict = judge(prepare(kept, true, level, rules, "iou"), level, rules)
+    verdict = judge(prepare(kept, true, rules, "iou"), level, rules)
     assert sum(got.detections.values()) == len(verdict.found)
     assert got.detections["ignored"] == verdict.ignored.sum()
     right = ((verdict.found >= 0) & ~verdict.ignored).sum()

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from jaxdet.metrics import average_precision, summarise
+from jaxdet.metrics import average_precision, on_device, summarise
 from jaxdet.metrics.average_precision import areas_by_class, judge, of_size, prepare
 from jaxdet.metrics.protocols import COCO_THRESHOLDS, PROTOCOLS, SIZES_PX2
 from jaxdet.types import Detections
@@ -89,7 +89,7 @@ def test_coco_equals_pycocotools(seed):
     got = average_precision(detections, truths, thresholds=COCO_THRESHOLDS, protocol="coco")
     np.testing.assert_allclose(got, want[0], atol=1e-9)
     rules = PROTOCOLS["coco"]
-    cases = prepare(detections, truths, COCO_THRESHOLDS, rules, "iou")
+    cases = prepare(detections, truths, rules, "iou")
     for bounds, wanted in zip(SIZES_PX2.values(), want[1:], strict=True):
         of = dict(zip(("wanted", "out"), of_size(cases, *bounds), strict=True))
         areas = areas_by_class(judge(cases, COCO_THRESHOLDS, rules, **of), rules)[1]
@@ -115,10 +115,23 @@ def test_the_twelve_numbers_of_pycocotools(seed):
     check_the_twelve_numbers(random_case(seed))
 
 
+@pytest.fixture
+def on_the_device(monkeypatch):
+    """However few pairs there are."""
+    monkeypatch.setattr(on_device, "LEAST_PAIRS", 1)
+
+
+@pytest.mark.usefixtures("on_the_device")
+@pytest.mark.parametrize("seed", range(60, 120, 3))
+def test_the_twelve_numbers_from_the_device(seed):
+    check_the_twelve_numbers(random_case(seed))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("hundred", range(1, 23))
-def test_the_twelve_numbers_in_2200_more_cases(hundred):
+def test_the_twelve_numbers_in_2200_more_cases(hundred, monkeypatch):
     for seed in range(100 * hundred + 20, 100 * hundred + 120):
+        monkeypatch.setattr(on_device, "LEAST_PAIRS", 1 if seed % 2 else 10**9)
         check_the_twelve_numbers(random_case(seed))
 
 

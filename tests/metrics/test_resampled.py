@@ -33,7 +33,7 @@ def case(seed, images=8):
 
 def verdict_of(detections, truths, protocol, overlap="iou", skip=False):
     rules = PROTOCOLS[protocol]
-    cases = prepare(detections, truths, THRESHOLDS, rules, overlap, skip)
+    cases = prepare(detections, truths, rules, overlap, skip)
     return judge(cases, THRESHOLDS, rules), rules
 
 

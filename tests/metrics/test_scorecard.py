@@ -68,7 +68,7 @@ def test_it_holds_what_the_rooms_say(protocol):
 def test_a_row_a_patient(score, false):
     found, truths, known = hand_case()
     rules, at = PROTOCOLS["coco"], np.array([0.5])
-    verdict = judge(prepare(found, truths, at, rules, "iou"), at, rules)
+    verdict = judge(prepare(found, truths, rules, "iou"), at, rules)
     b, a = false
     assert per_patient(verdict, known, score) == [
         {"patient": "b", "slices": 2, "lesions": 2, "found": 1, "false": b, "surest": 0.9},

@@ -209,7 +209,7 @@ def test_bootstrap_of_average_precision():
     truths = [(box, np.array([0]))] * 30
     detections = [(box + 20 * (rng.random() < 0.4), rng.random(1), np.array([0])) for _ in truths]
     levels, rules, patient = np.array([0.5]), PROTOCOLS["coco"], np.arange(30) // 3
-    verdict = judge(prepare(detections, truths, levels, rules, "iou"), levels, rules)
+    verdict = judge(prepare(detections, truths, rules, "iou"), levels, rules)
 
     def ap(weights):
         return average_precision_resampled(verdict, rules, patient, weights)
