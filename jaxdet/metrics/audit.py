@@ -23,7 +23,7 @@ tumours of paper 1 (PCA-YOLO, Fig. 4); the other kinds follow Bolya 2020 (TIDE, 
 its thresholds 0.5 and 0.1 included.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ from jaxdet.metrics.average_precision import (
 )
 from jaxdet.metrics.match import ALMOST_ONE
 from jaxdet.metrics.protocols import Protocol, protocol_named
-from jaxdet.metrics.rows import Found, box_area
+from jaxdet.metrics.rows import Found, box_area, reaches
 
 TRUTHS = ("found", "missed", "merged", "split", "mislocated")
 DETECTIONS = ("right", "duplicate", "merged", "piece", "mislocated", "background", "ignored")
@@ -77,7 +77,7 @@ class Error(NamedTuple):
 class Audit(NamedTuple):
     """Verdicts of all truths and detections at one operating point, and what went wrong."""
 
-    score_thresholds: tuple[float, ...]  # one, or those of the audits that were joined
+    score_threshold: float
     threshold: float
     least: float
     protocol: str
@@ -121,7 +121,7 @@ def audit(
     near = _near(verdict, rules)
     links = _links(verdict, near, rules, level, least)
     return Audit(
-        (float(score_threshold),),
+        float(score_threshold),
         float(threshold),
         float(least),
         protocol,
@@ -132,38 +132,15 @@ def audit(
     )
 
 
-def joined(audits: Sequence[Audit]) -> Audit:
-    """Several audits, as of folds, as if their images came one after another.
-
-    ValueError where there is none, or where protocols or overlaps differ; scores may.
-    """
-    if len({(a.protocol, a.threshold, a.least) for a in audits}) != 1:
-        told = [f"{a.protocol} at IoU {a.threshold}, least {a.least}" for a in audits]
-        raise ValueError(f"audits add up under one protocol and overlap; got {told or 'none'}")
-    scores = sorted({score for a in audits for score in a.score_thresholds})
-    starts = np.cumsum([0, *(a.images for a in audits)]).tolist()
-    return audits[0]._replace(
-        score_thresholds=tuple(scores),
-        images=starts[-1],
-        truths={kind: sum(a.truths[kind] for a in audits) for kind in TRUTHS},
-        detections={kind: sum(a.detections[kind] for a in audits) for kind in DETECTIONS},
-        errors=tuple(
-            error._replace(image=start + error.image)
-            for start, a in zip(starts, audits, strict=False)
-            for error in a.errors
-        ),
-    )
-
-
 def to_json(audit: Audit) -> dict[str, Any]:
     """The audit without its single errors, as a dict that JSON can hold.
 
-    Keys: score_thresholds, threshold, least, protocol, images, truths and detections (counts by
-    verdict, and "all"), errors (counts by kind).
+    Keys: score_thresholds (one; several in a sum), threshold, least, protocol, images, truths and
+    detections (counts by verdict, and "all"), errors (counts by kind).
     """
     kinds = [error.kind for error in audit.errors]
     return {
-        "score_thresholds": list(audit.score_thresholds),
+        "score_thresholds": [audit.score_threshold],
         "threshold": audit.threshold,
         "least": audit.least,
         "protocol": audit.protocol,
@@ -172,6 +149,23 @@ def to_json(audit: Audit) -> dict[str, Any]:
         "detections": {"all": sum(audit.detections.values()), **audit.detections},
         "errors": {kind: kinds.count(kind) for kind in KINDS},
     }
+
+
+def summed(audits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several audits as `to_json` gives them, as of folds, counted together.
+
+    ValueError where there is none, or where protocols or overlaps differ; scores may.
+    """
+    rules = {tuple(one[name] for name in ("protocol", "threshold", "least")) for one in audits}
+    if len(rules) != 1:
+        told = ", ".join(map(str, sorted(rules))) or "none"
+        raise ValueError(f"audits add up under one protocol, threshold and least; got {told}")
+    total = dict(audits[0])
+    total["score_thresholds"] = sorted({s for one in audits for s in one["score_thresholds"]})
+    total["images"] = sum(one["images"] for one in audits)
+    for what in ("truths", "detections", "errors"):
+        total[what] = {kind: sum(one[what][kind] for one in audits) for kind in total[what]}
+    return total
 
 
 def _check(score_threshold: float | int, threshold: float | int, least: float | int) -> None:
@@ -184,7 +178,7 @@ def _check(score_threshold: float | int, threshold: float | int, least: float | 
 
 def _from_score(cases: Cases, score_threshold: float | int) -> Cases:
     """Only the detections with that score. Nothing changes for them: higher scores match first."""
-    kept = cases.dets.scores.astype(np.float32) >= np.float32(score_threshold)
+    kept = reaches(cases.dets.scores, score_threshold)
     return cases._replace(dets=Found(*(column[kept] for column in cases.dets)))
 
 

@@ -39,7 +39,7 @@ def average_precision(
 
     protocol:
       "coco"   pycocotools 2.0, bbox: 100 detections an image and class, 101 recall levels, crowds
-               ignored. Equal to it to 1e-6, ties included.
+               ignored. Equal to it to 1e-9, ties included.
       "voc"    Pascal VOC 2010: the area under the envelope; a crowd is a "difficult" object.
       "voc07"  Pascal VOC 2007: 11 levels. Departs, both: a width is x2 - x1, not one pixel more.
       "yolo"   ultralytics 8.2 (facts, 4.4 and 4.5): straight lines that end in (1, 0), so that the

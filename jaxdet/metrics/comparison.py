@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxdet.metrics.average_precision import average_precision
-from jaxdet.metrics.protocols import PROTOCOLS
+from jaxdet.metrics.protocols import PROTOCOLS, SKIPPING
+from jaxdet.metrics.rows import entries
 
 THRESHOLDS = (0.3, 0.5, 0.7)  # of paper 2's Table I
 OVERLAPS = ("iou", "iobb")
@@ -19,17 +20,13 @@ def compare(
     counts. detections, truths and errors as in `average_precision`. `skip_empty_images` adds the
     row "l0sg, PixelLink", which leaves out the truths of images without a detection.
     """
-    detections, truths = list(_entries(detections)), list(truths)
+    detections, truths = entries(detections), entries(truths)
     rows = [_row(detections, truths, name, PROTOCOLS[name].why) for name in PROTOCOLS]
     if skip_empty_images:
         why = "as l0sg; lesions on slices without any detection do not count (PixelLink only)"
         skipped = _row(detections, truths, "l0sg", why, skip_empty_images=True)
-        rows.append(skipped | {"protocol": "l0sg, PixelLink"})
+        rows.append(skipped | {"protocol": "l0sg" + SKIPPING})
     return rows
-
-
-def _entries(detections: Iterable[Any]) -> Iterable[Any]:
-    return [detections] if hasattr(detections, "boxes_xyxy") else detections
 
 
 def _row(

@@ -45,6 +45,25 @@ def patient_of(images: int, facts: Facts | None) -> Int[np.ndarray, "N"]:
     )
 
 
+def fitting(facts: Facts | None, images: int, truths: Truth) -> Facts:
+    """The facts, or those of images of which nothing is known; one entry an image in each.
+
+    ValueError, with the first image that is left over, where they are of another number of images.
+    """
+    if facts is None:
+        rows = np.zeros(images, np.int64)
+        np.maximum.at(rows, truths.image, truths.row + 1)
+        return unknown(rows.tolist())
+    for name, column in facts._asdict().items():
+        if len(column) != images:
+            raise ValueError(
+                f"facts want one entry for each of the {images} images; {name} has"
+                f" {len(column)}: image {min(images, len(column))} (counted from 0) is in one"
+                " of them only"
+            )
+    return facts
+
+
 def of_truths(values: Sequence[Float[np.ndarray, "_"]], truths: Truth) -> Float[np.ndarray, "M"]:
     """One array an image, such as `diameters_mm`, in the order of the table of truths.
 

@@ -93,6 +93,8 @@ def froc(
     """
     check_words(per=per, of=of, duplicates=duplicates)
     at, overlaps = _rates(rates), check(threshold, overlap)
+    if len(overlaps) != 1:
+        raise ValueError(f"froc wants one overlap as threshold; got {threshold!r}")
     rules = protocol_named(protocol)._replace(empty_images="false")
     cases = prepare(detections, truths, rules, overlap)
     found, right, false, wanted = _judged(cases, overlaps, rules, duplicates)
@@ -129,8 +131,8 @@ def check_words(**words: str) -> None:
 
 def _rates(rates: Any) -> Float[np.ndarray, "R"]:
     at = np.asarray(rates, np.float64)
-    if at.ndim != 1 or not at.size or not (at >= 0).all():
-        raise ValueError(f"rates want a list of numbers from 0; got {rates!r}")
+    if at.ndim != 1 or not at.size or not (np.isfinite(at) & (at >= 0)).all():
+        raise ValueError(f"rates want a list of finite numbers from 0; got {rates!r}")
     return at
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxdet.metrics.facts import Facts, patient_of
-from jaxdet.metrics.rows import Found, Truth, read
+from jaxdet.metrics.rows import Found, Truth, reaches, read
 
 
 class Ranked(NamedTuple):
@@ -44,8 +44,8 @@ def levels(
 
     What has no detection ranks below every score, all such tied. None where a number is not
     defined: auc without both kinds, ap and sensitivity with no lesion anywhere, specificity where
-    all have one. ValueError: as in `average_precision`, facts of another number of images, a
-    threshold that is NaN.
+    all have one. No protocol has a say here: all detections count. ValueError: as in
+    `average_precision`, facts of another number of images, a threshold that is not finite.
     """
     if level not in ("slice", "patient"):
         raise ValueError(f"level wants 'slice' or 'patient'; got {level!r}")
@@ -103,10 +103,10 @@ def at_least(values: Float[np.ndarray, "V"], score: Float[np.ndarray, "S"]) -> I
 
 
 def _at(yes: np.ndarray, no: np.ndarray, score: float) -> dict[str, float | None]:
-    if np.isnan(score):
-        raise ValueError("score_thresholds want numbers; got NaN")
+    if not np.isfinite(score):
+        raise ValueError(f"score_thresholds want numbers; got {score}")
     return {
         "score": score,
-        "sensitivity": float((yes >= score).mean()) if len(yes) else None,
-        "specificity": float((no < score).mean()) if len(no) else None,
+        "sensitivity": float(reaches(yes, score).mean()) if len(yes) else None,
+        "specificity": float((~reaches(no, score)).mean()) if len(no) else None,
     }

@@ -14,6 +14,7 @@ from jaxdet.metrics.rows import box_area
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # 0.9 is one ulp less than 0.9, as in pycocotools
 LEVELS = np.linspace(0, 1, 101)  # of recall
+SKIPPING = ", PixelLink"  # behind the name of a protocol that leaves out empty images
 SIZES_PX2 = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 

@@ -4,7 +4,7 @@ Matching is within an image and does not depend on who else is there, so detecti
 once, and a resample is only another way of counting them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,12 +14,6 @@ from jaxdet.metrics.average_precision import Verdict, labels_with_truth
 from jaxdet.metrics.protocols import Protocol
 
 CHUNK = 1 << 21  # numbers counted together: bounds the memory, not the answer
-
-
-def patients_by_number(patients: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "N"]]:
-    """Names of the P patients, sorted, and the number of each image's patient."""
-    names, number = np.unique(np.array(patients, str), return_inverse=True)
-    return names.tolist(), number.astype(np.int64)
 
 
 def average_precision_resampled(

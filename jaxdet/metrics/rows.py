@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+FARTHEST_PX = 2.0**30  # what lies beyond is no picture, and its area overflows float32
+MOST_LABELS = 2**31
+
 
 class Found(NamedTuple):
     """Every detection, sorted by label, falling score, image and the order it was given in."""
@@ -43,10 +46,10 @@ def read(detections: Iterable[Any], truths: Iterable[Any]) -> tuple[Found, Truth
     gives two empty tables.
 
     ValueError where the two lists differ in length, columns differ in length, or a score, box,
-    label or area is not finite: it names the image.
+    label or area is not finite, an area below 0, a coordinate beyond 2^30 px: it names the image.
     """
     (boxes, labels, scores), image, row, images = _table(detections, _detections)
-    _refuse(~np.isfinite(boxes).all(axis=1), image, "a detected box that is NaN or infinite")
+    _refuse_boxes(boxes, image, "a detected box")
     _refuse(~np.isfinite(scores), image, "a score that is NaN or infinite")
     order = np.lexsort((image, -scores, labels))
     columns = boxes, scores, labels, image, labels * images + image, row
@@ -57,12 +60,23 @@ def read(detections: Iterable[Any], truths: Iterable[Any]) -> tuple[Found, Truth
             f"one entry an image is wanted in both lists; got {images} images with detections"
             f" and {others} with truths"
         )
-    _refuse(~np.isfinite(boxes).all(axis=1), image, "a true box that is NaN or infinite")
+    _refuse_boxes(boxes, image, "a true box")
     _refuse(~np.isfinite(crowd), image, "a crowd flag that is NaN or infinite")
-    _refuse(~np.isfinite(area), image, "an area that is NaN or infinite")
+    _refuse(~(np.isfinite(area) & (area >= 0)), image, "an area that is negative, NaN or infinite")
     order = np.lexsort((image, labels))
     columns = boxes, labels, crowd != 0, area, image, labels * images + image, row
     return dets, Truth(*(column[order] for column in columns)), images
+
+
+def entries(given: Iterable[Any]) -> list[Any]:
+    """The entries as a list; `Detections` alone is one batch."""
+    return [given] if hasattr(given, "boxes_xyxy") else list(given)
+
+
+def reaches(scores: Float[np.ndarray, "*N"], threshold: float | int) -> Bool[np.ndarray, "*N"]:
+    """Which scores are so much or more, in float32 as detectors give them: float32(0.7) is 0.7."""
+    with np.errstate(over="ignore"):
+        return scores.astype(np.float32) >= np.float32(threshold)
 
 
 def box_area(boxes_xyxy: Float[np.ndarray, "*N 4"]) -> Float[np.ndarray, "*N"]:
@@ -72,14 +86,14 @@ def box_area(boxes_xyxy: Float[np.ndarray, "*N 4"]) -> Float[np.ndarray, "*N"]:
 
 
 def _table(
-    entries: Iterable[Any], columns_of: Callable[[Any, int], list[np.ndarray]]
+    given: Iterable[Any], columns_of: Callable[[Any, int], list[np.ndarray]]
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, int]:
     """Columns of all rows but padding, boxes and labels first; image and row; number of images.
 
     An entry is an image [N] or a batch of them [B, N]; `Detections` alone is one batch.
     """
     blocks, lengths = [columns_of(_NOTHING, 0)], []  # no image at all has columns too
-    for entry in [entries] if hasattr(entries, "boxes_xyxy") else entries:
+    for entry in entries(given):
         columns = columns_of(entry, len(lengths))
         *batch, rows = columns[1].shape
         lengths += [rows] * (batch[0] if batch else 1)
@@ -89,7 +103,7 @@ def _table(
     image = np.repeat(np.arange(len(counts)), counts)
     row = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
     labels = columns[1]
-    whole = (labels == np.round(labels)) & (labels >= -1)  # NaN is neither
+    whole = (labels == np.round(labels)) & (labels >= -1) & (labels < MOST_LABELS)  # NaN is not
     _refuse(~whole, image, "a label; labels want whole numbers from 0, -1 for padding")
     real = labels >= 0
     columns = [column[real] for column in columns]
@@ -147,6 +161,12 @@ def _fitting(boxes: Any, labels: Any, others: dict[str, Any], image: int) -> lis
             )
         columns.append(values)
     return columns
+
+
+def _refuse_boxes(boxes: np.ndarray, image: np.ndarray, what: str) -> None:
+    _refuse(~np.isfinite(boxes).all(axis=1), image, f"{what} that is NaN or infinite")
+    far = (np.abs(boxes) > FARTHEST_PX).any(axis=1)
+    _refuse(far, image, f"{what} with a coordinate beyond {FARTHEST_PX:g} px")
 
 
 def _refuse(wrong: np.ndarray, image: np.ndarray, what: str) -> None:

@@ -13,11 +13,12 @@ from jaxdet.metrics import statistics
 from jaxdet.metrics.audit import Audit, audit, to_json
 from jaxdet.metrics.average_precision import Verdict, judge, prepare
 from jaxdet.metrics.comparison import compare
-from jaxdet.metrics.facts import Facts, patient_of, unknown
+from jaxdet.metrics.facts import Facts, fitting, patient_of
 from jaxdet.metrics.froc import as_json, froc
 from jaxdet.metrics.levels import levels
 from jaxdet.metrics.protocols import protocol_named
 from jaxdet.metrics.resampled import average_precision_resampled
+from jaxdet.metrics.rows import entries, reaches
 from jaxdet.metrics.strata import strata
 from jaxdet.metrics.summary import summarise
 
@@ -59,17 +60,18 @@ def scorecard(
     list of `froc.as_json` with their overlap; levels, of slices and of patients; strata; audit at
     the score of the best F1, the counts of `audit.to_json`; interval, of ap50 with resampled
     patients; per_patient, the rows of `per_patient` at that score.
-    All under the one protocol, with IoU 0.5 where nothing else is said.
+    All under the one protocol, with IoU 0.5 where nothing else is said; but levels look at every
+    detection, and what `skip_empty_images` leaves out is left out of the summary, its row of
+    protocols and the interval only: the others count every lesion.
     """
-    detections = [detections] if hasattr(detections, "boxes_xyxy") else list(detections)
-    truths, rules = list(truths), protocol_named(protocol)
+    detections, truths = entries(detections), entries(truths)
+    rules = protocol_named(protocol)
     numbers = summarise(
         detections, truths, class_names, protocol, skip_empty_images=skip_empty_images, curves=True
     )
-    if facts is None:
-        facts = unknown([len(entry[1]) for entry in truths])
     score = numbers["threshold"] if numbers["recall"] else USUAL_SCORE
     cases = prepare(detections, truths, rules, "iou", skip_empty_images)
+    facts = fitting(facts, cases.images, cases.truths)
     verdict, patients = judge(cases, AT, rules), patient_of(cases.images, facts)
     of_patients = statistics.bootstrap(
         lambda weights: average_precision_resampled(verdict, rules, patients, weights),
@@ -90,7 +92,7 @@ def scorecard(
         ),
         "audit": to_json(errors),
         "interval": of_patients[0]._asdict(),
-        "per_patient": per_patient(verdict, facts, score),
+        "per_patient": per_patient(verdict._replace(counted=verdict.wanted), facts, score),
     }
     return Scorecard(numbers | told, errors)
 
@@ -99,12 +101,12 @@ def per_patient(verdict: Verdict, facts: Facts, score: float) -> list[dict[str, 
     """What became of each patient, in the order in which they come, at the first threshold.
 
     Rows: patient, slices, lesions (that count), found and false (boxes of that score or more), and
-    surest (the highest score of any box; None without a box).
+    surest (the highest score that the protocol looks at; None without one).
     """
     (dets, truths), number = verdict.cases[:2], patient_of(verdict.cases.images, facts)
     count = int(number.max(initial=-1)) + 1
     first = np.unique(number, return_index=True)[1]
-    sure, found = dets.scores >= score, verdict.found[:, 0]
+    sure, found = reaches(dets.scores, score), verdict.found[:, 0]
     false = sure & (found < 0) & ~verdict.ignored[:, 0]
     hit = np.unique(found[sure & (found >= 0)])
     hit = hit[verdict.counted[hit]]

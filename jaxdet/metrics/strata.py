@@ -21,6 +21,7 @@ from jaxdet.metrics.average_precision import (
 )
 from jaxdet.metrics.facts import Facts
 from jaxdet.metrics.protocols import protocol_named
+from jaxdet.metrics.rows import reaches
 
 # Lower bounds of the intervals, which hold their lower end and not their upper one.
 DIAMETERS_MM = {"below 4": 0.0, "4-10": 4.0, "10-20": 10.0, "20-50": 20.0, "50 and more": 50.0}
@@ -66,8 +67,10 @@ def strata(
     image.
     """
     overlaps, rules = check(thresholds, overlap), protocol_named(protocol)
+    if score_threshold is not None and not np.isfinite(score_threshold):
+        raise ValueError(f"score_threshold wants a number; got {score_threshold}")
     cases = prepare(detections, truths, rules, overlap)
-    facts = _fitting(facts, cases)
+    facts = known.fitting(facts, cases.images, cases.truths)
     nothing = np.zeros(len(cases.dets.scores), bool)
 
     def row(name: str, wanted: np.ndarray, out: np.ndarray = nothing) -> dict[str, Any]:
@@ -130,29 +133,13 @@ def _row(
     if score_threshold is None:
         return row
     # What scores less is matched later, so to take it away changes nothing before it.
-    sure = verdict.cases.dets.scores >= score_threshold
+    sure = reaches(verdict.cases.dets.scores, score_threshold)
     kept = verdict._replace(found=np.where(sure[:, None], verdict.found, -1))
     return row | {"recall_at_score": _means(recalls_by_class(kept)[1])}
 
 
 def _means(values: Float[np.ndarray, "K T"]) -> list[float] | None:
     return values.mean(axis=0).tolist() if len(values) else None
-
-
-def _fitting(facts: Facts | None, cases: Cases) -> Facts:
-    """The facts, or those of images of which nothing is known; one entry an image in each."""
-    if facts is None:
-        rows = np.zeros(cases.images, np.int64)
-        np.maximum.at(rows, cases.truths.image, cases.truths.row + 1)
-        return known.unknown(rows.tolist())
-    for name, column in facts._asdict().items():
-        if len(column) != cases.images:
-            raise ValueError(
-                f"facts want one entry for each of the {cases.images} images; {name} has"
-                f" {len(column)}: image {min(cases.images, len(column))} (counted from 0) is in one"
-                " of them only"
-            )
-    return facts
 
 
 def _lengths(

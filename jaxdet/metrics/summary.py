@@ -20,6 +20,7 @@ from jaxdet.metrics.protocols import (
     COCO_THRESHOLDS,
     LEVELS,
     SIZES_PX2,
+    SKIPPING,
     Protocol,
     protocol_named,
 )
@@ -52,16 +53,16 @@ def summarise(
 
     precision and recall are those at one score for all classes, `threshold`, where F1 at IoU 0.5,
     averaged over the classes and smoothed, is largest: the classic rule of ultralytics (facts 4.5),
-    here for every protocol. Scores are probabilities. Overall numbers are means over the classes
-    that have truth: without any they are None; with truth and no detections they are 0, and the
-    threshold too.
+    here for every protocol. Overall numbers are means over the classes that have truth: without any
+    they are None; with truth and no detections they are 0, and the threshold too.
 
-    `curves` adds pr_curve to each class with truth: recall 0, 0.01 to 1 and the protocol's
-    precision there, at IoU 0.5. A label that `class_names` does not reach is a ValueError.
+    skip_empty_images names the protocol "l0sg, PixelLink". `curves` adds pr_curve to each class
+    with truth: recall 0, 0.01 to 1 and the protocol's precision there, at IoU 0.5. ValueError: a
+    label that `class_names` does not reach, a score that is no probability.
     """
     rules = protocol_named(protocol)
     cases = prepare(detections, truths, rules, "iou", skip_empty_images)
-    _check_labels(cases, class_names)
+    _check(cases, class_names)
     verdict = judge(cases, COCO_THRESHOLDS, rules)
     labels, areas = areas_by_class(verdict, rules)
     precision, recall, best = _at_best_f1(verdict, labels)
@@ -75,7 +76,7 @@ def summarise(
         for k, label in enumerate(labels)
     }
     summary = {
-        "protocol": protocol,
+        "protocol": protocol + SKIPPING * skip_empty_images,
         "images": cases.images,
         "truths": int(verdict.counted.sum()),
         **_means(areas),
@@ -125,7 +126,14 @@ def _at_best_f1(
     return precision[:, best], recall[:, best], best
 
 
-def _check_labels(cases: Cases, class_names: Sequence[str]) -> None:
+def _check(cases: Cases, class_names: Sequence[str]) -> None:
+    scores = cases.dets.scores
+    odd = np.flatnonzero((scores < 0) | (scores > 1))
+    if len(odd):
+        raise ValueError(
+            f"scores want to be probabilities; image {cases.dets.image[odd[0]]} has"
+            f" {scores[odd[0]]:g}: put logits through a sigmoid or softmax first"
+        )
     for table, what in ((cases.truths, "truth"), (cases.dets, "detection")):
         high = np.flatnonzero(table.labels >= len(class_names))
         if len(high):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from jaxdet.metrics.audit import DETECTIONS, KINDS, TRUTHS, Audit, Error
+from jaxdet.metrics.audit import DETECTIONS, KINDS, TRUTHS, Error, summed
 from jaxdet.metrics.rows import Found, Truth, read
 from jaxdet.report import figures, tables
 
@@ -22,25 +22,20 @@ OTHER_RGB = (130, 130, 130)  # true boxes that have no part in the error
 LEGEND = ("white: truth, grey: other truth", "coloured: detection, its score from green to red")
 
 
-def audit_table(audits: Mapping[str, Audit]) -> str:
+def audit_table(audits: Mapping[str, Mapping[str, Any]]) -> str:
     """Verdicts of truths, then of detections: a row a model, counts and their share of all.
 
-    A share of nothing is "-". Without tabs; the first line says under which protocol and overlaps.
-    ValueError without a model, or where they were audited under several.
+    audits: of each model what `audit.to_json` or `audit.summed` gives. A share of nothing is "-".
+    Without tabs; the first line says under which protocol and overlaps. ValueError without a model,
+    or where they were audited under several.
     """
-    rules = {(a.protocol, a.threshold, a.least) for a in audits.values()}
-    if len(rules) != 1:
-        told = ", ".join(map(str, sorted(rules))) or "none"
-        raise ValueError(f"an audit table wants one protocol, threshold and least; got {told}")
-    ((protocol, threshold, least),) = rules
-    lines = [f"verdicts, protocol {protocol}, IoU {threshold:g}, mislocated from IoU {least:g}"]
-    of_truths = [(name, a, a.truths) for name, a in audits.items()]
-    of_detections = [(name, a, a.detections) for name, a in audits.items()]
-    for what, kinds, rows in (
-        ("truths", TRUTHS, of_truths),
-        ("detections", DETECTIONS, of_detections),
-    ):
-        cells = [(name, _scores(a), *_shares(counts, kinds)) for name, a, counts in rows]
+    one = summed(list(audits.values()))
+    lines = [
+        f"verdicts, protocol {one['protocol']}, IoU {one['threshold']:g}, mislocated from IoU"
+        f" {one['least']:g}"
+    ]
+    for what, kinds in (("truths", TRUTHS), ("detections", DETECTIONS)):
+        cells = [(name, _scores(a), *_shares(a[what], kinds)) for name, a in audits.items()]
         lines += tables.aligned([(what, "score", "all", *kinds), *cells])
     return "\n".join(lines)
 
@@ -88,13 +83,13 @@ def contact_sheet(
     path.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
 
 
-def _scores(audit: Audit) -> str:
-    low, high = min(audit.score_thresholds), max(audit.score_thresholds)
+def _scores(audit: Mapping[str, Any]) -> str:
+    low, high = min(audit["score_thresholds"]), max(audit["score_thresholds"])
     return f"{low:.3f}" if low == high else f"{low:.3f}-{high:.3f}"
 
 
 def _shares(counts: Mapping[str, int], kinds: Sequence[str]) -> list[str]:
-    total = sum(counts.values())
+    total = counts["all"]
     share = [f"{100 * counts[kind] / total:.1f}%" if total else "-" for kind in kinds]
     return [str(total), *(f"{counts[k]} ({s})" for k, s in zip(kinds, share, strict=True))]
 

@@ -22,8 +22,8 @@ def summary(card: Mapping[str, Any]) -> str:
     if card["protocol"] == "coco":
         recalls = (f"{n}: {tables.cell(card[f'ar_{n}'])}" for n in (1, 10, 100))
         lines.append(f"AR-50-95 with so many detections an image and class: {', '.join(recalls)}")
-    told = interval_text(Interval(**card["interval"]))
-    lines.append(f"AP50 if other patients had come: {told}")
+    interval = Interval(**card["interval"])
+    lines.append(f"AP50 {tables.cell(interval.value)}, other patients: {interval_text(interval)}")
     return "\n".join(lines)
 
 
@@ -50,7 +50,7 @@ def froc(card: Mapping[str, Any]) -> str:
         for one in curves
     ]
     rows.append(("  score, first row", *map(_share, curves[0]["scores"]), ""))
-    title = f"FROC, protocol {card['protocol']}: sensitivity at false boxes an image or a patient"
+    title = f"FROC, protocol {_base(card)}: sensitivity at false boxes an image or a patient"
     return "\n".join([title, *tables.aligned([heads, *rows])])
 
 
@@ -69,7 +69,7 @@ def strata(card: Mapping[str, Any]) -> str:
         rows = [(row["name"], str(row["truths"]), *_firsts(row)) for row in held]
         lines += tables.aligned([(title, "truths", "AP50", "recall", "R score"), *rows])
     at = _score(card)
-    return "\n".join([f"By stratum, protocol {card['protocol']}; R score is recall{at}", *lines])
+    return "\n".join([f"By stratum, protocol {_base(card)}; R score is recall{at}", *lines])
 
 
 def levels(card: Mapping[str, Any]) -> str:
@@ -111,6 +111,11 @@ def _warning(card: Mapping[str, Any]) -> list[str]:
     }
     told = words.get(card.get("patients_are", ""))
     return [told] if told else []
+
+
+def _base(card: Mapping[str, Any]) -> str:
+    """The protocol without what it skips: the sections below the first two count every lesion."""
+    return card["audit"]["protocol"]
 
 
 def _score(card: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxdet.metrics.audit import DETECTIONS, KINDS, TRUTHS, Error, audit, joined, to_json
+from jaxdet.metrics.audit import DETECTIONS, KINDS, TRUTHS, Error, audit, summed, to_json
 from jaxdet.metrics.average_precision import judge, prepare
 from jaxdet.metrics.protocols import PROTOCOLS
 
@@ -360,8 +360,9 @@ def test_it_equals_one_by_one(seed):
 
 
 def test_the_random_cases_hold_every_kind():
-    got = joined([audit(*crowded(seed), score_threshold=0.2) for seed in range(25)])
-    assert min(got.truths.values()) > 5 and min(got.detections.values()) > 5
+    got = summed([to_json(audit(*crowded(seed), score_threshold=0.2)) for seed in range(25)])
+    assert min(*got["truths"].values(), *got["detections"].values()) > 5
+    assert min(got["errors"].values()) > 5
 
 
 def test_perfect_detections_make_no_error():
@@ -375,22 +376,22 @@ def test_perfect_detections_make_no_error():
     assert got.truths["missed"] == sum(len(t[0]) for t in true) == len(got.errors)
 
 
-def test_joined_parts_are_the_whole():
+def test_parts_add_up_to_the_whole():
     found, true = crowded(1, images=9)
-    whole = audit(found, true, score_threshold=0.2)
-    parts = [audit(found[a:b], true[a:b], score_threshold=0.2) for a, b in ((0, 2), (2, 2), (2, 9))]
-    assert joined(parts) == whole and joined([whole]) == whole
-    other = audit(found, true, score_threshold=0.4)
-    both = joined([other, whole])
-    assert both.score_thresholds == (0.2, 0.4) and both.images == 18
+    whole = to_json(audit(found, true, score_threshold=0.2))
+    cuts = ((0, 2), (2, 2), (2, 9))
+    parts = [to_json(audit(found[a:b], true[a:b], score_threshold=0.2)) for a, b in cuts]
+    assert summed(parts) == whole and summed([whole]) == whole
+    both = summed([to_json(audit(found, true, score_threshold=0.4)), whole])
+    assert both["score_thresholds"] == [0.2, 0.4] and both["images"] == 18
 
 
 def test_audits_that_do_not_add_up():
     one, other = seen([LESION], [LESION]), seen([LESION], [LESION], threshold=0.3)
-    with pytest.raises(ValueError, match=r"IoU 0.5, least 0.1.*IoU 0.3"):
-        joined([one, other])
+    with pytest.raises(ValueError, match=r"'coco', 0.3, 0.1.*'coco', 0.5, 0.1"):
+        summed([to_json(one), to_json(other)])
     with pytest.raises(ValueError, match="got none"):
-        joined([])
+        summed([])
 
 
 def test_json():

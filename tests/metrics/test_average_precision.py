@@ -416,8 +416,23 @@ class TestErrors:
             average_precision([(THREE[:1] + bad, *self.one[1:])], [self.true])
         with pytest.raises(ValueError, match=r"image 0 .* a true box that is NaN"):
             average_precision([self.one], [(THREE[:1] + bad, self.true[1])])
-        with pytest.raises(ValueError, match=r"image 0 .* an area that is NaN"):
+        with pytest.raises(ValueError, match=r"image 0 .* an area that is negative, NaN"):
             average_precision([self.one], [(*self.true, None, np.array([bad]))])
+
+    @pytest.mark.parametrize("far", [2.0**31, -1e20, 1e160])
+    @pytest.mark.parametrize("protocol", ["coco", "yolo"])
+    def test_coordinates_that_no_picture_has(self, far, protocol):
+        box = np.array([[0, 0, abs(far), 10]]) * np.sign(far)
+        with pytest.raises(ValueError, match=r"image 0 .* a detected box with a coordinate beyond"):
+            average_precision([(box, *self.one[1:])], [self.true], protocol=protocol)
+        with pytest.raises(ValueError, match=r"image 0 .* a true box with a coordinate beyond"):
+            average_precision([self.one], [(box, self.true[1])], protocol=protocol)
+
+    def test_labels_beyond_all_classes_and_negative_areas(self):
+        with pytest.raises(ValueError, match="whole numbers"):
+            average_precision([(THREE[:1], np.ones(1), [2.0**62])], [self.true])
+        with pytest.raises(ValueError, match="an area that is negative"):
+            average_precision([self.one], [(*self.true, [0], [-1.0])])
 
     def test_columns_that_do_not_fit(self):
         with pytest.raises(ValueError, match=r"shape \(1, 4\) .* image 0 has \(3, 4\)"):

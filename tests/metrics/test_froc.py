@@ -280,3 +280,8 @@ class TestErrors:
             froc(*hand_case(), threshold=0.0)
         with pytest.raises(ValueError, match=r"image 0 .* a score that is NaN"):
             froc([found(FAR, [np.nan])], [FREE])
+
+
+def test_rates_that_are_not_finite():
+    with pytest.raises(ValueError, match="finite numbers from 0"):
+        froc([], [], rates=[1, np.inf])

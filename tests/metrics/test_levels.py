@@ -143,7 +143,7 @@ def test_what_is_not_defined_is_none():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="want numbers; got nan"):
         levels(*hand_case(), score_thresholds=(0.5, np.nan))
     with pytest.raises(ValueError, match="4 images; got 1: image 1"):
         levels(*hand_case(), of_patients("a"), "patient")

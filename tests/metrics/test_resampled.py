@@ -6,7 +6,7 @@ import pytest
 from jaxdet.metrics import average_precision
 from jaxdet.metrics.average_precision import judge, prepare
 from jaxdet.metrics.protocols import PROTOCOLS
-from jaxdet.metrics.resampled import average_precision_resampled, patients_by_number
+from jaxdet.metrics.resampled import average_precision_resampled
 
 THRESHOLDS = np.array([0.3, 0.5, 0.75])
 
@@ -104,13 +104,6 @@ def test_no_detections_no_images_no_resamples():
     verdict, rules = verdict_of([], [], "coco")
     got = average_precision_resampled(verdict, rules, np.zeros(0, int), np.zeros((2, 0), int))
     assert np.isnan(got).all() and got.shape == (2, 3)
-
-
-def test_patients_by_number():
-    names, number = patients_by_number(("p2", "p10", "p2"))
-    assert names == ["p10", "p2"]
-    np.testing.assert_array_equal(number, [1, 0, 1])
-    assert patients_by_number(())[0] == []
 
 
 @pytest.mark.parametrize(

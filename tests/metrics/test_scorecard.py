@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdet import metrics
+from jaxdet.metrics import facts
 from jaxdet.metrics.average_precision import judge, prepare
 from jaxdet.metrics.facts import Facts
 from jaxdet.metrics.protocols import PROTOCOLS
@@ -105,7 +106,7 @@ def test_degenerate_sets_have_a_defined_answer(found, truths, protocol):
     assert (card["ap50"] is None) == (not any(len(t[0]) for t in truths))
 
 
-def test_the_skip_of_pixellink_reaches_all_that_counts_truth():
+def test_what_pixellink_skips_has_a_name_of_its_own():
     found, truths, known = hand_case()
     found[0] = found[2]  # the slice with two lesions is without a detection now
     plain = scorecard(found, truths, ["tumour"], known, protocol="l0sg", samples=10).numbers
@@ -113,10 +114,48 @@ def test_the_skip_of_pixellink_reaches_all_that_counts_truth():
         found, truths, ["tumour"], known, protocol="l0sg", samples=10, skip_empty_images=True
     ).numbers
     assert (plain["truths"], skip["truths"]) == (3, 1)
+    assert (plain["protocol"], skip["protocol"]) == ("l0sg", "l0sg, PixelLink")
     assert skip["ap50"] == pytest.approx(3 * plain["ap50"])
     assert skip["interval"]["value"] == pytest.approx(skip["ap50"])
-    assert skip["protocols"][-1]["protocol"] == "l0sg, PixelLink"
-    assert skip["protocols"][-1]["iou50"] == pytest.approx(skip["ap50"])
+    rows = {row["protocol"]: row["iou50"] for row in skip["protocols"]}
+    assert rows["l0sg, PixelLink"] == pytest.approx(skip["ap50"])
+    assert rows["l0sg"] == pytest.approx(plain["ap50"])
+    # The other sections count every lesion, under the protocol without the skip.
+    for section in ("strata", "froc", "levels", "per_patient", "audit"):
+        theirs = skip[section]
+        if section in ("strata", "levels", "audit", "per_patient") and (
+            plain["threshold"] != skip["threshold"]
+        ):
+            continue  # read at another score
+        assert theirs == plain[section]
+    assert skip["audit"]["protocol"] == "l0sg" and skip["audit"]["truths"]["all"] == 3
+    assert [row["lesions"] for row in skip["per_patient"]] == [2, 0, 1]
+
+
+def test_truths_in_a_batch():
+    boxes, labels = np.stack([BOX, BOX]), np.zeros((2, 1), int)
+    card = scorecard([(boxes, np.ones((2, 1)), labels)], [(boxes, labels)], ["a"], samples=10)
+    assert card.numbers["images"] == card.numbers["patients"] == 2
+    assert card.numbers["protocols"][0]["iou50"] == 1
+
+
+def test_logits_are_refused():
+    found, truths, known = hand_case()
+    found[1] = (BOX, np.array([-1.5]), np.zeros(1, int))
+    with pytest.raises(ValueError, match=r"probabilities; image 1 has -1.5"):
+        scorecard(found, truths, ["tumour"], known)
+
+
+def test_a_score_in_float32_meets_its_threshold_everywhere():
+    score = np.array([0.7], np.float32)  # 0.699999988 in float64
+    found, truths = [(BOX, score, np.zeros(1, int))], [(BOX, np.zeros(1, int))]
+    rules, at = PROTOCOLS["coco"], np.array([0.5])
+    verdict = judge(prepare(found, truths, rules, "iou"), at, rules)
+    assert per_patient(verdict, facts.unknown([1]), 0.7)[0]["found"] == 1
+    assert metrics.levels(found, truths, score_thresholds=0.7)["at"][0]["sensitivity"] == 1
+    strata = metrics.strata(found, truths, score_threshold=0.7)
+    assert strata["phase"][0]["recall_at_score"] == [1.0]
+    assert metrics.audit(found, truths, score_threshold=0.7).truths["found"] == 1
 
 
 def test_scores_that_are_no_numbers_name_the_image():

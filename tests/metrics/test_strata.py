@@ -269,3 +269,8 @@ class TestErrors:
             strata([NONE] * 2, self.truths, protocol="classic")
         with pytest.raises(ValueError, match="above 0 and up to 1"):
             strata([NONE] * 2, self.truths, thresholds=0.0)
+
+
+def test_a_score_threshold_that_is_no_number():
+    with pytest.raises(ValueError, match="score_threshold wants a number; got nan"):
+        strata([NONE], [lesions(5)], score_threshold=np.nan)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdet.metrics.audit import Error, audit
+from jaxdet.metrics.audit import Error, audit, to_json
 from jaxdet.report import errors, figures
 from jaxdet.report.errors import SIDE_PX, audit_table, contact_sheet
 
@@ -39,7 +39,7 @@ def test_the_whole_table():
         "gssd": audit(clean[:1], clean[1:], score_threshold=0.5),
         "none": audit([([], [], [])], [([], [])], score_threshold=0.5),
     }
-    lines = audit_table(audits).splitlines()
+    lines = audit_table({name: to_json(one) for name, one in audits.items()}).splitlines()
     assert lines[0] == "verdicts, protocol coco, IoU 0.5, mislocated from IoU 0.1"
     want = ["truths", "score", "all", "found", "missed", "merged", "split", "mislocated"]
     assert lines[1].split() == want
@@ -58,10 +58,10 @@ def test_the_whole_table():
 
 
 def test_folds_with_scores_of_their_own_and_models_that_cannot_stand_side_by_side():
-    one = audit([], [], score_threshold=0.25)
-    assert " 0.250-0.300 " in audit_table({"a": one._replace(score_thresholds=(0.25, 0.3))})
+    one = to_json(audit([], [], score_threshold=0.25))
+    assert " 0.250-0.300 " in audit_table({"a": {**one, "score_thresholds": [0.25, 0.3]}})
     with pytest.raises(ValueError, match=r"one protocol.*'coco'.*'voc'"):
-        audit_table({"a": one, "b": one._replace(protocol="voc")})
+        audit_table({"a": one, "b": {**one, "protocol": "voc"}})
     with pytest.raises(ValueError, match="got none"):
         audit_table({})
 
@@ -104,7 +104,7 @@ def test_the_surest_and_the_largest_come_first(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(3, 900, 1), (20, 20, 3), (1, 1, 12), (600, 300, 2)])
-@pytest.mark.parametrize("box", [[-50, -50, 5, 5], [900, 900, 950, 950], [0, 0, 1e30, 1e30]])
+@pytest.mark.parametrize("box", [[-50, -50, 5, 5], [900, 900, 950, 950], [0, 0, 1e9, 1e9]])
 def test_any_image_and_any_box_give_a_tile(tmp_path, shape, box):
     image = np.zeros(shape, np.uint8)
     shown = sheet(tmp_path / "errors.png", [case([box], [])], image=lambda i: image)
