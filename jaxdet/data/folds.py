@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 OFFICIAL_TEST, OFFICIAL_VAL = 10, 0.2  # patients; share of the others
 OFFICIAL_LEAST = 15  # patients, so that each split gets one
+ORDERS = 64  # in which patients are dealt by weight; the best balanced of them is kept
 
 
 def assign(
@@ -25,8 +26,12 @@ def assign(
     is a share of: entries when None, else for instance boxes; patients of weight 0 are shared out
     by number. The answer depends on the seed and the patients with their weights, not on the order
     of entries. Patients in an order drawn from the seed go to the part that lacks most; every
-    wanted part gets one. Fewer patients than wanted parts is a ValueError; no entries at all is
-    too.
+    wanted part gets one, and one with weight as far as there are enough. Fewer patients than wanted
+    parts is a ValueError; no entries at all is too.
+
+    With weights 64 orders are tried, because a few large patients make one order a poor deal. Kept
+    is the one whose parts are closest to the wanted shares of the weight (the largest deviation
+    counts), then to those of the number of patients, then the first.
     """
     share = np.asarray(parts, np.float64)
     if share.ndim != 1 or not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
@@ -39,7 +44,11 @@ def assign(
     if counts.shape != which.shape or (counts < 0).any():
         raise ValueError(f"weights want {len(which)} numbers >= 0, one an entry; got {weights}")
     weight = np.bincount(which, counts, minlength=len(names))
-    return _dealt(names, weight, share / share.sum(), seed)[which]
+    share = share / share.sum()
+    orders = 1 if weights is None else ORDERS
+    order = np.stack([_shuffled(names, seed, deal) for deal in range(orders)])
+    part = _dealt(order, weight, share)
+    return min(part, key=lambda one: _deviations(one, weight, share))[which]
 
 
 def folds(
@@ -139,7 +148,7 @@ def _warn_of_empty(weight: np.ndarray, entries: np.ndarray) -> None:
     for fold in np.flatnonzero(weight == 0):
         warnings.warn(
             f"fold {fold} of {len(weight)} has {entries[fold]} entries and no lesion among them:"
-            " its score says nothing. Use fewer folds or another seed",
+            " its score says nothing. Fewer patients than folds have one: use fewer folds",
             stacklevel=3,
         )
 
@@ -152,22 +161,47 @@ def digest(names: Sequence[str], parts: Sequence[int] | Int[np.ndarray, "N"]) ->
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
-def _dealt(names: np.ndarray, weight: np.ndarray, share: np.ndarray, seed: int) -> np.ndarray:
+def _dealt(
+    order: Int[np.ndarray, "O P"], weight: Float[np.ndarray, "P"], share: Float[np.ndarray, "K"]
+) -> Int[np.ndarray, "O P"]:
+    """The part of each patient, when they are dealt in each of the orders; all orders at a time."""
     # Two ledgers: patients with weight are dealt by weight, those without by number.
-    lacks = np.outer([weight.sum(), (weight == 0).sum()], share)
-    empty, part = share > 0, np.zeros(len(names), np.int64)
-    order = _shuffled(names, seed)
-    for left, i in zip(range(len(order), 0, -1), order, strict=True):
-        ledger, amount = (0, weight[i]) if weight[i] else (1, 1.0)
-        # The last patients are kept for the parts that have none yet.
-        allowed = empty if left <= empty.sum() else share > 0
-        part[i] = np.argmax(np.where(allowed, lacks[ledger], -np.inf))
-        lacks[ledger, part[i]] -= amount
-        empty[part[i]] = False
+    ledgers = np.outer([weight.sum(), (weight == 0).sum()], share)
+    lacks, rows = np.tile(ledgers, (len(order), 1, 1)), np.arange(len(order))
+    empty = np.tile(share > 0, (len(order), 1))
+    bare, part = empty.copy(), np.zeros_like(order)  # bare: wanted and without any weight
+    heavy = np.full(len(order), (weight > 0).sum())  # patients with weight that are still to come
+    for left, i in zip(range(order.shape[1], 0, -1), order.T, strict=True):
+        weighs = weight[i] > 0
+        ledger, amount = np.where(weighs, 0, 1), np.where(weighs, weight[i], 1.0)
+        # The last patients are kept for the parts that have none yet, the last with weight for
+        # those that have no weight. An empty part is bare too, so that both can be had.
+        saved = (weighs & (heavy <= bare.sum(axis=1)))[:, None]
+        allowed = np.where(saved, bare, share > 0)
+        allowed = np.where((left <= empty.sum(axis=1))[:, None], empty, allowed)
+        to = np.argmax(np.where(allowed, lacks[rows, ledger], -np.inf), axis=1)
+        part[rows, i] = to
+        lacks[rows, ledger, to] -= amount
+        empty[rows, to] = False
+        bare[rows, to] &= ~weighs
+        heavy -= weighs
     return part
 
 
-def _shuffled(names: np.ndarray, seed: int) -> list[int]:
+def _deviations(
+    part: Int[np.ndarray, "P"], weight: Float[np.ndarray, "P"], share: Float[np.ndarray, "K"]
+) -> tuple[float, ...]:
+    """How far the worst part is from its share of the weight, and from that of the patients."""
+    deviations = []
+    for amount in (weight, np.ones(len(part))):
+        has = np.bincount(part, amount, minlength=len(share))
+        deviation = np.abs(has - share * amount.sum()).max() / max(amount.sum(), 1.0)
+        deviations.append(round(float(deviation), 9))  # equal ones must not differ by float noise
+    return tuple(deviations)
+
+
+def _shuffled(names: np.ndarray, seed: int, deal: int) -> Int[np.ndarray, "P"]:
     # By hash, not by a NumPy generator, whose stream may change from one release to the next.
-    keys = [hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in names]
-    return sorted(range(len(names)), key=keys.__getitem__)
+    start = f"{seed} {deal}" if deal else f"{seed}"  # the first is the one of a deal without weight
+    keys = [hashlib.sha256(f"{start}\0{name}".encode()).digest() for name in names]
+    return np.array(sorted(range(len(names)), key=keys.__getitem__))

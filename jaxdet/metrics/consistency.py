@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from jaxdet.metrics.statistics import Alternative
+from jaxdet.metrics.statistics import Alternative, check_alternative
 
 LEAST_FOLDS = 3  # two folds always correlate with -1 or 1: nothing between the bounds is reached
 
@@ -46,8 +46,10 @@ def check(
     there. Where both SDs may be equal all differences may be the same, and least_p is 0.
 
     ddof says how the printed SDs were computed: 1 (divided by n - 1) or 0 (by n). "greater" asks
-    whether a is above b. ValueError: n below 3, p above 1, an SD, p or rounding below 0, NaN.
+    whether a is above b. ValueError: n below 3, p above 1, an SD, p or rounding below 0, NaN, an
+    alternative of another name.
     """
+    check_alternative(alternative)
     numbers = {"mean_a": mean_a, "sd_a": sd_a, "mean_b": mean_b, "sd_b": sd_b}
     _check_numbers(numbers | {"p": p, "rounding": rounding, "p_rounding": p_rounding}, n, ddof)
     difference, near = mean_a - mean_b, 2 * rounding

@@ -9,7 +9,7 @@ tells in plain words which number to trust.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -83,8 +83,10 @@ def paired_t(a: Values, b: Values, alternative: Alternative = "two-sided") -> Te
     """Student's t-test of the differences a - b, as in paper 1: 5 folds, 4 degrees of freedom.
 
     It takes the folds for independent, which they are not (see `corrected_t`). p is None with less
-    than two pairs, and where all differences are equal. ValueError: lengths differ, or NaN.
+    than two pairs, and where all differences are equal. ValueError: lengths differ, NaN, or an
+    alternative of another name (so too in the other tests).
     """
+    check_alternative(alternative)
     difference = _differences(a, b)
     name, why = "paired t-test", _no_t(difference, a, b)
     if why:
@@ -106,13 +108,15 @@ def corrected_t(
 ) -> Test:
     """The paired t-test for folds that share training data (Nadeau and Bengio 2003).
 
-    test_share is n_test / n_train of a fold, 1 / (k - 1) for k folds. The variance of the mean
-    difference is (1 / n + test_share) of that of the differences, not 1 / n: with 5 folds t is 1.5
-    times smaller. test_share 0 gives `paired_t`, and what is not defined there is not here.
+    test_share is n_test / n_train of a fold, of what was really trained on: 1 / (k - 1) for k
+    folds, more where some of the others are held out. The variance of the mean difference is
+    (1 / n + test_share) of that of the differences, not 1 / n: with 5 folds t is 1.5 times smaller.
+    test_share 0 gives `paired_t`, and what is not defined there is not here.
     """
     if not 0 <= test_share < np.inf:
         raise ValueError(
-            f"test_share is n_test / n_train of a fold, 1 / (k - 1) for k folds; got {test_share}"
+            "test_share is n_test / n_train of a fold, 1 / (k - 1) for k folds when all others are"
+            f" trained on; got {test_share}"
         )
     name = f"corrected paired t-test (test share {test_share:.4g})"
     plain = paired_t(a, b, alternative)
@@ -129,12 +133,14 @@ def wilcoxon(a: Values, b: Values, alternative: Alternative = "two-sided") -> Te
 
     With n = 5 the least p is 1/32 one-sided and 0.0625 two-sided: five folds cannot reach 0.05
     two-sided, whatever they show. Differences of 0 are left out (Wilcoxon's own way) and n is what
-    remains. p is exact up to 13 differences, equal ones among them or not, by counting all signs;
-    beyond as SciPy's "auto". The statistic is SciPy's: the sum of the ranks of the positive
-    differences, two-sided the smaller of both sums.
+    remains. Differences that rounding made of 0, or of equal ones, count as 0 and as equal: those
+    within 1e-12 of the largest value. p is exact up to 13 differences, equal ones among them or
+    not, by counting all signs; beyond as SciPy's "auto". The statistic is SciPy's: the sum of the
+    ranks of the positive differences, two-sided the smaller of both sums.
     """
+    check_alternative(alternative)
     difference = _differences(a, b)
-    moved = difference[difference != 0]
+    moved = _with_ties(difference[difference != 0], _near(a, b))
     name = "Wilcoxon signed-rank test"
     if len(difference) < 2 or not len(moved):
         why = f"n = {len(difference)}" if len(difference) < 2 else "all differences are 0"
@@ -213,20 +219,42 @@ def bootstrap(
     )
 
 
-def sensitivity(unregistered: float | None, registered: float | None) -> float | None:
+def sensitivity(unregistered: float | int | None, registered: float | int | None) -> float | None:
     """1 - unregistered / registered: the share of a performance that misalignment costs.
 
-    Lee 2021, Eq. 6; above 0 is a loss. None where a performance is None or the registered one 0.
+    Lee 2021, Eq. 6; above 0 is a loss. None where a performance is None or the registered one 0, or
+    so near to 0 that the quotient is infinite.
     """
     if unregistered is None or not registered:
         return None
     _numbers([unregistered, registered], "performances")
-    return 1 - unregistered / registered
+    lost = 1 - float(unregistered) / float(registered)
+    return lost if np.isfinite(lost) else None
+
+
+def eight_metrics(val: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, float | None]:
+    """Paper 2's eight metrics by name, from a row of `comparison.compare` of val and one of test.
+
+    Such rows are the "protocols" of a file of `jaxdet evaluate`. ValueError: rows of two protocols,
+    whose numbers are not comparable, or a row without one of the numbers.
+    """
+    if val.get("protocol") != test.get("protocol"):
+        raise ValueError(
+            "val and test want rows of one protocol; got"
+            f" {val.get('protocol')!r} and {test.get('protocol')!r}"
+        )
+    rows, found = {"val": val, "test": test}, {}
+    for name, (split, overlap, threshold) in EIGHT_METRICS.items():
+        key = f"{overlap}{100 * threshold:.0f}"
+        if key not in rows[split]:
+            raise ValueError(f"{name} wants {key} in the row of {split}; it has {[*rows[split]]}")
+        found[name] = rows[split][key]
+    return found
 
 
 def mean_sensitivity(
-    unregistered: Mapping[str, float | None],
-    registered: Mapping[str, float | None],
+    unregistered: Mapping[str, float | int | None],
+    registered: Mapping[str, float | int | None],
     metrics: Sequence[str] = tuple(EIGHT_METRICS),
 ) -> Sensitivity:
     """The mean of the sensitivities to misalignment over paper 2's eight metrics (Table I).
@@ -240,6 +268,13 @@ def mean_sensitivity(
     each = {name: sensitivity(unregistered[name], registered[name]) for name in metrics}
     known = [value for value in each.values() if value is not None]
     return Sensitivity(mean_sd(known)[0], len(known), each)
+
+
+def check_alternative(alternative: str) -> None:
+    """ValueError for a word that is no Alternative; SciPy sees it only where a test is defined."""
+    if alternative not in get_args(Alternative):
+        words = ", ".join(map(repr, get_args(Alternative)))
+        raise ValueError(f"alternative wants one of {words}; got {alternative!r}")
 
 
 def p_text(test: Test) -> str:
@@ -277,7 +312,7 @@ def _numbers(values: Values, what: str) -> Float[np.ndarray, "N"]:
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         raise ValueError(
-            f"{what} want finite numbers; number {bad[0]} (counted from 0) is {numbers[bad[0]]}:"
+            f"{what} want finite numbers; number {bad[0]} (counted from 0) is {values[bad[0]]}:"
             " leave it out, and its partner in a pair too"
         )
     return numbers
@@ -289,7 +324,22 @@ def _differences(a: Values, b: Values) -> Float[np.ndarray, "N"]:
         raise ValueError(
             f"a paired test wants both values of every fold; got {len(left)} and {len(right)}"
         )
-    return left - right
+    difference = left - right
+    difference[np.abs(difference) <= _near(a, b)] = 0.0
+    return difference
+
+
+def _near(a: Values, b: Values) -> float:
+    """Differences that are no further from each other differ by rounding only."""
+    return NO_SPREAD * max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
+
+
+def _with_ties(moved: Float[np.ndarray, "N"], near: float) -> Float[np.ndarray, "N"]:
+    """Differences, of which those that rounding only keeps apart in size have one size."""
+    sizes = np.sort(np.abs(moved))
+    # Not rounded to a grid: two sizes as near as can be may lie on both sides of its border.
+    first = sizes[np.diff(sizes, prepend=-np.inf) > near]
+    return np.copysign(first[np.searchsorted(first, np.abs(moved), "right") - 1], moved)
 
 
 def _no_t(difference: np.ndarray, a: Values, b: Values) -> str:
@@ -298,7 +348,7 @@ def _no_t(difference: np.ndarray, a: Values, b: Values) -> str:
         return f"n = {len(difference)}"
     if not difference.any():
         return "all differences are 0"
-    if np.ptp(difference) <= NO_SPREAD * max(np.abs(a).max(), np.abs(b).max()):
+    if np.ptp(difference) <= _near(a, b):
         return f"all differences are {difference[0]:.4g}"
     return ""
 

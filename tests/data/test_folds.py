@@ -52,6 +52,59 @@ def test_weights_balance_what_they_count():
     assert np.bincount(folds.assign(patients, [1, 1], 0, [0] * 200)).tolist() == [100, 100]
 
 
+def lesions(num_patients, seed):
+    return np.ceil(np.random.default_rng(seed).lognormal(1.5, 1, num_patients)).astype(int)
+
+
+def test_folds_of_twenty_uneven_patients_have_nearly_as_many_boxes():
+    names, ratios, shares = [f"p{i}" for i in range(20)], [], []
+    for seed in range(60):
+        boxes = lesions(20, seed)
+        has = np.bincount(folds.fold_of(names, 5, seed, boxes), boxes)
+        ratios.append(has.max() / has.min())
+        part = folds.split_of_fold(names, 5, 0, seed, boxes, 0.125)
+        shares.append(boxes[part == 1].sum() / boxes[part != 2].sum())
+    assert np.median(ratios) < 1.3
+    np.testing.assert_allclose(shares, 0.125, atol=0.05)
+
+
+def test_every_wanted_part_gets_weight_where_there_is_enough():
+    names, boxes = np.array([f"p{i}" for i in range(12)]), np.array([5] * 6 + [0] * 6)
+    for seed in range(20):
+        for tested in range(3):
+            part = folds.split_of_fold(names.tolist(), 3, tested, seed, boxes, 0.125)
+            assert (np.bincount(part, boxes) > 0).all()
+        # As many as parts, then fewer: each to a part of its own, and nobody is without patients.
+        for there in (3, 2):
+            few = np.array([1] * there + [0] * 4)
+            part = folds.assign(names[: len(few)].tolist(), (0.9, 0.05, 0.05), seed, few)
+            assert (np.bincount(part, few) > 0).sum() == there == np.bincount(part, few).sum()
+            assert set(part.tolist()) == {0, 1, 2}
+
+
+def test_a_huge_patient_does_not_choose_the_weights():
+    names, boxes = [f"p{i}" for i in range(20)], [1] * 19 + [40]
+    for seed in range(10):
+        for tested in range(5):
+            assert folds.split_of_fold(names, 5, tested, seed, boxes, 0.125)[19] != 1
+
+
+def test_weighted_folds_are_drawn_from_the_seed_and_the_patients_only():
+    names, boxes = np.array(entries(20)), lesions(len(entries(20)), 1)
+    parts = [folds.fold_of(names.tolist(), 5, seed, boxes) for seed in range(20)]
+    assert len({part.tobytes() for part in parts}) == 20
+    together = {(parts[i][:, None] == parts[i]).tobytes() for i in range(20)}
+    assert len(together) == 20  # not only the folds' numbers differ
+    order = np.random.default_rng(1).permutation(len(names))
+    again = folds.fold_of(names[order].tolist(), 5, 3, boxes[order])
+    np.testing.assert_array_equal(again, parts[3][order])
+
+
+def test_weighted_folds_stay_those_of_last_year():
+    names = [f"p{i}" for i in range(8)]
+    assert folds.fold_of(names, 3, 0, [9, 1, 0, 4, 4, 0, 2, 7]).tolist() == [0, 1, 1, 1, 1, 0, 2, 2]
+
+
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_every_wanted_part_gets_a_patient(count):
     patients = [f"p{i}" for i in range(count)]

@@ -152,3 +152,13 @@ def test_what_makes_no_sense(changed, message):
     printed = {"mean_a": 77.2, "sd_a": 2.1, "mean_b": 73.7, "sd_b": 3.4, "p": 0.035}
     with pytest.raises(ValueError, match=message):
         check(**(printed | changed))
+
+
+def test_an_alternative_that_there_is_not():
+    with pytest.raises(ValueError, match="one of 'two-sided', 'greater', 'less'; got 'x'"):
+        unchecked(check)(77.2, 2.1, 73.7, 3.4, 0.035, alternative="x")
+
+
+def unchecked(function):
+    """Without the check of annotations, which tests switch on and users do not have."""
+    return getattr(function, "__wrapped__", function)

@@ -8,6 +8,7 @@ from scipy import stats
 
 from jaxdet.metrics import statistics as st
 from jaxdet.metrics.average_precision import judge, prepare
+from jaxdet.metrics.comparison import compare
 from jaxdet.metrics.protocols import PROTOCOLS
 from jaxdet.metrics.resampled import average_precision_resampled
 
@@ -99,6 +100,36 @@ def test_undefined_tests_say_why():
     assert st.paired_t([], []).difference is None
 
 
+def test_rounding_is_no_difference():
+    noise = [0.1 + 0.2] * 5  # 0.30000000000000004
+    for test in TESTS:
+        got = test(noise, [0.3] * 5)
+        assert (got.p, got.difference, got.why) == (None, 0.0, "all differences are 0")
+    # One that is 0 but for rounding, and four of 0.1 that rounding keeps apart.
+    a, b = [0.1 + 0.2, 0.7, 0.8, 0.9, 0.5], [0.3, 0.6, 0.7, 0.8, 0.6]
+    assert len({abs(x - y) for x, y in zip(a, b, strict=True)}) > 2
+    for alternative in ALTERNATIVES:
+        got = st.wilcoxon(a, b, alternative)
+        want = st.wilcoxon([3.0, 7, 8, 9, 5], [3.0, 6, 7, 8, 6], alternative)
+        assert (got.n, got.statistic) == (want.n, want.statistic) == (4, got.statistic)
+        assert got.p == pytest.approx(want.p, rel=1e-12)
+    # Small next to the values is no noise yet.
+    assert st.wilcoxon([1 + 1e-9, 1.0, 1 + 3e-9], [1.0, 1 + 2e-9, 1.0]).n == 3
+
+
+def unchecked(function):
+    """Without the check of annotations, which tests switch on and users do not have."""
+    return getattr(function, "__wrapped__", function)
+
+
+@pytest.mark.parametrize("values", [(A, B), (A, A), ([], [])])
+def test_an_alternative_that_there_is_not(values, monkeypatch):
+    monkeypatch.setattr(st, "paired_t", unchecked(st.paired_t))  # corrected_t calls it
+    for test, rest in [(st.paired_t, ()), (st.corrected_t, (0.25,)), (st.wilcoxon, ())]:
+        with pytest.raises(ValueError, match="one of 'two-sided', 'greater', 'less'; got 'grater'"):
+            unchecked(test)(*values, *rest, "grater")
+
+
 @pytest.mark.parametrize("test", TESTS)
 def test_values_that_tests_refuse(test):
     with pytest.raises(ValueError, match="both values of every fold; got 5 and 4"):
@@ -118,6 +149,8 @@ def test_mean_sd():
     assert st.mean_sd([2.0, 2.0]) == (2.0, 0.0)
     with pytest.raises(ValueError, match=r"number 1 .* is inf: leave it out"):
         st.mean_sd([1.0, float("inf")])
+    with pytest.raises(ValueError, match=r"number 1 .* is None: leave it out"):
+        st.mean_sd(np.array([1.0, None]))
 
 
 def test_holm_by_hand():
@@ -240,6 +273,7 @@ def test_sensitivity_is_table_s2():
     assert round(100 * st.sensitivity(56.58, 63.68), 2) == 11.15
     assert st.sensitivity(70.0, 70.0) == 0
     assert st.sensitivity(70.0, 0.0) is None
+    assert st.sensitivity(0.1, 1e-320) is None
     assert st.sensitivity(None, 60.0) is None and st.sensitivity(60.0, None) is None
     with pytest.raises(ValueError, match="performances want finite numbers"):
         st.sensitivity(float("nan"), 60.0)
@@ -257,6 +291,30 @@ def test_mean_sensitivity_counts_what_is_defined():
     assert (nothing.mean, nothing.n) == (None, 0)
     with pytest.raises(ValueError, match="test IoBB50"):
         st.mean_sensitivity(unregistered, {k: 1.0 for k in list(registered)[:7]})
+
+
+def test_eight_metrics_of_the_rows_of_a_comparison():
+    box = np.array([[10.0, 10, 30, 30]])
+    val = [(box, [0.9], [0]), (box + 4, [0.8], [0])]
+    test = [(box, [0.9], [0]), (box + 12, [0.8], [0])]
+    rows = [
+        next(row for row in compare(found, [(box, [0])] * 2) if row["protocol"] == "l0sg")
+        for found in (val, test)
+    ]
+    got = st.eight_metrics(*rows)
+    assert tuple(got) == tuple(st.EIGHT_METRICS)
+    rules = PROTOCOLS["l0sg"]
+    for name, (split, overlap, threshold) in st.EIGHT_METRICS.items():
+        found = {"val": val, "test": test}[split]
+        cases = prepare(found, [(box, [0])] * 2, rules, overlap)
+        verdict, once = judge(cases, np.array([threshold]), rules), np.ones((1, 2), np.int64)
+        want = average_precision_resampled(verdict, rules, np.arange(2), once)
+        assert got[name] == pytest.approx(want.item())
+    assert got["val IoU30"] == 1 and got["val IoU70"] < 1 and got["test IoU50"] < 1
+    with pytest.raises(ValueError, match="rows of one protocol; got 'l0sg' and 'coco'"):
+        st.eight_metrics(rows[0], rows[1] | {"protocol": "coco"})
+    with pytest.raises(ValueError, match="test IoBB50 wants iobb50 in the row of test"):
+        st.eight_metrics(rows[0], {k: v for k, v in rows[1].items() if k != "iobb50"})
 
 
 def test_texts():
