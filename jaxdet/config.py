@@ -134,6 +134,9 @@ class Data:
     split_seed: int = 0  # of split="patient" and "fold"
     folds: int = 5  # of split="fold": patients fall into so many, equal in boxes
     fold: int = 0  # the one that is tested, 0 to folds - 1
+    # of split="fold": what is dealt. slice: images, so that one patient's may be on both sides; it
+    # is there to show how much such a leaky split flatters (facts, pca_yolo 1)
+    split_unit: Literal["patient", "slice"] = "patient"
     selection: Literal["nested", "test_fold"] = "nested"  # val: patients held out; or the tested
     val_share: float = 0.125  # of selection="nested": val's share of the boxes not tested
     cache: Literal["none", "ram"] = "none"  # keep decoded images in memory
@@ -190,6 +193,9 @@ class Train:
     freeze: tuple[str, ...] = ()  # regular expressions on parameter paths such as "backbone/"
     lr_factors: tuple[tuple[str, float], ...] = ()  # (pattern, factor) on parameter paths
     init_from: str = ""  # a RUN whose weights start this one
+    # check: nobody that it was trained on may be scored; others: it was trained on other people,
+    # whatever their names
+    init_patients: Literal["check", "others"] = "check"
     evaluate_every: int = 1  # epochs
     log_every: int = 10  # steps
 

@@ -5,19 +5,24 @@
     RUN/checkpoints/N/   state (to resume), weights (the moving average), meta (step, best, digests)
     RUN/train.jsonl      one line a logged step or evaluation; TensorBoard files beside it
     RUN/metrics/*.json   evaluations;  RUN/pictures/  curves and overlays
+    RUN/.lock            who trains into it, while somebody does
 
 All that reads or writes a RUN goes through here.
 """
 
+import contextlib
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import re
+import socket
 import typing
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -29,8 +34,16 @@ from jaxdet import models
 from jaxdet.config import Data, Experiment, from_json, to_json
 from jaxdet.models.detector import Detector
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 FORMAT = 1
+# Fields that change nothing of what is learned: where the data lie, and how it is gone about.
+MOVABLE = ("data.path", "data.threads", "data.cache", "train.log_every")
 DIGESTS = ("split_digest", "folds_digest")  # of run.json, in every checkpoint and metrics file too
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of file systems that have none
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python")
 
 
@@ -191,6 +204,51 @@ def create(
     return open_run(path)
 
 
+def rewrite_experiment(run: Run) -> None:
+    """Makes `run.experiment` that of run.json: a RUN that is trained on says so with what."""
+    file, told = run.path / "run.json", to_json(run.experiment)
+    content = json.loads(file.read_text())
+    if content["experiment"] != told:
+        write_json(file, {**content, "experiment": told})
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Keeps a folder, made if it is not there, from a second process that would write into it.
+
+    ValueError, at once, names the process that has it. The kernel lets go when the holder ends,
+    however it ends; the file .lock stays and means nothing by itself. A file system without locks
+    is a warning; where the operating system has none, nothing is done.
+    """
+    path = pathlib.Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    with open(path / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{path} is in use by {file.read() or 'another process'}: wait until it ends, or"
+                " choose another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            warnings.warn(
+                f"{path}: its file system has no locks ({error.strerror}), so nothing keeps a"
+                " second process from writing there too",
+                stacklevel=3,
+            )
+        else:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+        yield
+
+
 def phase_facts(data: Data) -> dict[str, Any]:
     """`phase_order` and `neighbours` that a RUN on this data says; nothing if no prepared set."""
     if data.source != "tfds":
@@ -229,11 +287,14 @@ def experiment_from_json(family: str, content: dict[str, Any]) -> Experiment:
 def check_same(
     run: Run,
     experiment: Experiment,
-    free: Collection[str] = ("train.epochs", "train.patience"),
+    free: Collection[str] = ("train.epochs", "train.patience", *MOVABLE),
 ) -> None:
     """Refuses to go on with another experiment, and names every field that differs.
 
-    `free` fields may be new: by default those that let a finished run be extended.
+    `free` fields may be new: by default those that let a finished run be extended, and the MOVABLE
+    ones, which change nothing of what is learned. Where runs must have been trained alike, as the
+    folds of a cross-validation, give free=MOVABLE. That the data behind a new path are the same is
+    for the digests to say.
     """
     if type(run.experiment.model) is not type(experiment.model):
         raise ValueError(

@@ -1,7 +1,12 @@
 """The RUN folder: what is written is read, and what is not a RUN says so."""
 
 import dataclasses
+import errno
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -124,9 +129,20 @@ def test_a_damaged_checkpoint_is_named(run):
         run.weights()
 
 
-def test_only_epochs_and_patience_may_change(tmp_path):
+def moved(experiment, **data):
+    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **data))
+
+
+def test_only_epochs_patience_and_what_teaches_nothing_may_change(tmp_path):
     run = runs.create(tmp_path / "run", yolo(), ("liver", "tumour"))
     runs.check_same(run, yolo(epochs=500, patience=7))
+    elsewhere = moved(yolo(log_every=3), path="elsewhere", threads=5, cache="ram")
+    runs.check_same(run, elsewhere)
+    runs.check_same(run, elsewhere, free=runs.MOVABLE)
+    with pytest.raises(ValueError, match=r"train\.epochs: was 100, now 500"):
+        runs.check_same(run, yolo(epochs=500), free=runs.MOVABLE)
+    with pytest.raises(ValueError, match=r"data\.path: was '', now 'elsewhere'"):
+        runs.check_same(run, elsewhere, free=())
     with pytest.raises(ValueError, match="resume with the same") as told:
         runs.check_same(run, yolo(lr=0.5))
     assert str(told.value).splitlines()[1:] == ["  train.lr: was 0.01, now 0.5"]
@@ -138,6 +154,54 @@ def test_a_run_of_an_unknown_family_says_which_there_are(run, monkeypatch):
     monkeypatch.delitem(models.DETECTORS, "toy")
     with pytest.raises(ValueError, match="no model family is called 'toy'; there are yolov8"):
         runs.open_run(run.path)
+
+
+def test_a_new_experiment_replaces_the_old_and_nothing_else(run):
+    before = json.loads((run.path / "run.json").read_text())
+    longer = toy.experiment(epochs=9)
+    runs.rewrite_experiment(dataclasses.replace(run, experiment=longer))
+    assert runs.open_run(run.path) == dataclasses.replace(run, experiment=longer)
+    after = json.loads((run.path / "run.json").read_text())
+    assert list(after) == list(before) and after["split_digest"] == "abc"
+
+
+HOLDER = """
+import sys, time
+from jaxdet import run
+with run.locked(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_holder_ends(tmp_path):
+    folder = tmp_path / "run"
+    argv = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "locked\n"
+            message = f"run is in use by process {holder.pid} on {socket.gethostname()}: wait"
+            with pytest.raises(ValueError, match=message), runs.locked(folder):
+                pass
+        finally:
+            holder.kill()
+    for _ in range(2):  # nothing is left of one that was killed, nor of one that ended
+        with runs.locked(folder):
+            assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} on ")
+            with pytest.raises(ValueError, match=f"in use by process {os.getpid()} on"):
+                runs.locked(folder).__enter__()
+
+
+def test_without_locks_a_folder_is_written_with_a_warning_or_as_it_is(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(runs.fcntl, "flock", no_locks)
+    with pytest.warns(UserWarning, match="no locks .No locks available"), runs.locked(tmp_path):
+        pass
+    monkeypatch.setattr(runs, "fcntl", None)
+    with runs.locked(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir() and not any((tmp_path / "new").iterdir())
 
 
 def test_half_a_json_file_is_never_seen(tmp_path):

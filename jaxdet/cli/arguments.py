@@ -57,12 +57,13 @@ def check_flags(argv: list[str], experiment: Experiment) -> None:
             type(part)(**{name: None})  # raises
 
 
-def config_path(argv: list[str], verb: str) -> str:
-    """The first argument, which names the config: its fields are the flags that may follow."""
+def config_path(argv: list[str], verb: str, flags: str = "--out RUN [--resume]") -> str:
+    """The first argument, which names the config: its fields are the flags that may follow.
+
+    Without it the usage is printed, with the `flags` of the verb.
+    """
     if not argv or argv[0].startswith("-"):
-        print(
-            f"usage: jaxdet {verb} CONFIG --out RUN [--resume] [--train.lr 1e-3 --model.size s ...]"
-        )
+        print(f"usage: jaxdet {verb} CONFIG {flags} [--train.lr 1e-3 --model.size s ...]")
         print(f"`jaxdet {verb} CONFIG --help` lists every field of that config")
         raise SystemExit(0 if argv and argv[0] in ("-h", "--help") else 2)
     return argv[0]

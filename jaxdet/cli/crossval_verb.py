@@ -2,19 +2,28 @@
 
 import dataclasses
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from jaxdet.cli import arguments
+from jaxdet.config import Data
 from jaxdet.report import folds as reporting
 from jaxdet.study import crossval as study
 from jaxdet.train import parallel
 
+_FLAGS = (
+    "--out DIR [--folds 5] [--seed 0] [--selection nested|test_fold] [--against DIR ...] [--resume]"
+)
+_FIELDS = {"folds": "folds", "seed": "split_seed", "selection": "selection"}  # of data
+_Folders = Annotated[
+    tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], tyro.conf.arg(metavar="DIR ...")
+]
+
 
 def main(argv: list[str]) -> None:
     """Cross-validates the experiment of a config file."""
-    start = arguments.load_config(arguments.config_path(argv, "crossval"))
+    start = arguments.load_config(arguments.config_path(argv, "crossval", _FLAGS))
     arguments.check_flags(argv, start)
 
     def crossval(
@@ -24,7 +33,7 @@ def main(argv: list[str]) -> None:
         folds: int | None = None,
         seed: int | None = None,
         selection: Literal["nested", "test_fold"] | None = None,
-        against: tuple[str, ...] = (),
+        against: _Folders = (),
         resume: bool = False,
     ) -> None:
         """Trains and scores the experiment of CONFIG fold by fold, and prints mean +- SD.
@@ -43,21 +52,31 @@ def main(argv: list[str]) -> None:
             selection: who chooses each fold's weights: nested, patients held out of training
                 (data.val_share); or test_fold, the tested ones themselves, which flatters.
                 Default: data.selection.
-            against: folders of other cross-validations of the same folds, to be tested against.
+            against: folders of other cross-validations of the same folds, to be tested against:
+                one or more, and the flag may come again.
             resume: go on in OUT; folds that are done stay as they are.
         """
         parallel.start_processes()
-        told = {"folds": folds, "split_seed": seed, "selection": selection, "fold": 0}
-        data = {name: value for name, value in told.items() if value is not None}
-        experiment = dataclasses.replace(
-            experiment, data=dataclasses.replace(experiment.data, **data)
-        )
-        main = parallel.process()[0] == 0
-        result = study.crossval(experiment, out, resume=resume, against=against, say=_say(main))
+        told = {"folds": folds, "seed": seed, "selection": selection}
+        data = _drawn(experiment.data, told, argv)
+        experiment = dataclasses.replace(experiment, data=data)
+        main, rivals = parallel.process()[0] == 0, tuple(name for some in against for name in some)
+        result = study.crossval(experiment, out, resume=resume, against=rivals, say=_say(main))
         if main:
             print(reporting.fold_table(result))
 
     tyro.cli(crossval, prog="jaxdet crossval", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _drawn(data: Data, told: dict[str, Any], argv: list[str]) -> Data:
+    """How folds are drawn: as the flags say, and where they are silent as the config does."""
+    given = {word.split("=")[0].replace("_", "-") for word in argv}
+    for flag, name in _FIELDS.items():
+        long, wanted, there = f"--data.{name}".replace("_", "-"), told[flag], getattr(data, name)
+        if long in given and wanted not in (None, there):
+            raise ValueError(f"--{flag} says {wanted} and {long} says {there}: give one of them")
+    changed = {name: told[flag] for flag, name in _FIELDS.items() if told[flag] is not None}
+    return dataclasses.replace(data, fold=0, **changed)
 
 
 def _say(main: bool):

@@ -8,6 +8,8 @@ Truth is read at once and checked; pixels are read when an Example is asked for.
 
 import dataclasses
 import functools
+import hashlib
+import operator
 import pathlib
 import re
 import warnings
@@ -121,20 +123,26 @@ def load(cfg: Data, split: Split) -> Dataset:
 def tested_in(cfg: Data) -> tuple[tuple[Record, ...], Int[np.ndarray, "N"]]:
     """The truth of the whole data set, and the fold (0 to cfg.folds - 1) that tests each record.
 
-    All lists are pooled, whatever cfg.split says; folds are drawn by patient, in equal shares of
-    the boxes, from cfg.split_seed. A fold without a lesion is a warning. ValueError: more folds
-    than patients; a patient, or in a prepared set the same pixels, in two folds; no images.
+    All lists are pooled, whatever cfg.split says; folds are drawn by patient (or by image, as
+    cfg.split_unit says), in equal shares of the boxes, from cfg.split_seed. A fold without a lesion
+    is a warning. ValueError: more folds than patients; the same pixels in two folds of a prepared
+    set; no images; and, by patient, no image that says whose it is, or patients whose names differ
+    in nothing but capitals and spaces at their ends.
     """
     _, pool = _pool(cfg)
     if not pool:
         raise ValueError(f"there are 0 images (0 patients) in {cfg.path or cfg.source}")
     records = tuple(entry.record for entry in pool)
+    if cfg.split_unit == "patient":
+        _refuse_nameless(cfg, records)
+        _refuse_spellings(cfg, records)
     part = np.zeros(len(pool), np.int64)
-    pairs = folds.folds([r.patient for r in records], cfg.folds, cfg.split_seed, _boxes(records))
+    pairs = folds.folds(units(cfg, records), cfg.folds, cfg.split_seed, _boxes(records))
     for fold, (_, tested) in enumerate(pairs):
         part[tested] = fold
     by_fold = [[pool[i] for i in tested] for _, tested in pairs]
-    _refuse_shared(cfg, {f"fold {fold}": entries for fold, entries in enumerate(by_fold)})
+    lists = {f"fold {fold}": entries for fold, entries in enumerate(by_fold)}
+    _refuse_shared(cfg, lists, by_patient=cfg.split_unit == "patient")
     return records, part
 
 
@@ -147,10 +155,18 @@ def split_of_fold(cfg: Data, records: Sequence[Record]) -> Int[np.ndarray, "N"]:
     for the weights are then chosen by the very images that score them.
     """
     share = cfg.val_share if cfg.selection == "nested" else 0.0
-    patients = [record.patient for record in records]
-    return folds.split_of_fold(
-        patients, cfg.folds, cfg.fold, cfg.split_seed, _boxes(records), share
-    )
+    dealt = units(cfg, records)
+    return folds.split_of_fold(dealt, cfg.folds, cfg.fold, cfg.split_seed, _boxes(records), share)
+
+
+def units(cfg: Data, records: Sequence[Record]) -> list[str]:
+    """What folds deal, one name a record: its patient; itself, by slice."""
+    return [r.name if cfg.split_unit == "slice" else r.patient for r in records]
+
+
+def plain(patient: str) -> str:
+    """The name without capitals and spaces at its ends: those that agree in it are one patient."""
+    return patient.strip().casefold()
 
 
 def _boxes(records: Sequence[Record]) -> list[int]:
@@ -159,9 +175,23 @@ def _boxes(records: Sequence[Record]) -> list[int]:
 
 
 def digest(*datasets: Dataset) -> str:
-    """16 hexadecimal digits that change when an image moves between these splits, comes or goes."""
-    parts = [(r.name, i) for i, dataset in enumerate(datasets) for r in dataset.records]
+    """16 hexadecimal digits that change when an image moves between these splits, comes or goes.
+
+    And when its truth does: a box, a label or a crowd flag. The pixels of files are not looked at.
+    """
+    parts = [(told(r), i) for i, dataset in enumerate(datasets) for r in dataset.records]
     return folds.digest(*zip(*parts, strict=True))
+
+
+def told(record: Record) -> str:
+    """Name and truth of an image as a word for digests; the pixels of its file are not looked at.
+
+    Boxes to the last bit, labels and crowd flags, in their order.
+    """
+    truth = hashlib.sha256()
+    for column, dtype in ((record.boxes_xyxy, "<f4"), (record.labels, "<i4"), (record.crowd, "?")):
+        truth.update(np.ascontiguousarray(column, dtype).tobytes())
+    return f"{record.name}\0{len(record.labels)} {truth.hexdigest()}"
 
 
 def _dataset(cfg: Data, split: str, names: tuple[str, ...], entries: list[_Entry]) -> Dataset:
@@ -220,7 +250,7 @@ def _drawn(cfg: Data, pool: list[_Entry], split: str) -> list[_Entry]:
         name: [entry for entry, p in zip(pool, part, strict=True) if p == i]
         for i, name in enumerate(layouts.SPLITS)
     }
-    _refuse_shared(cfg, lists)
+    _refuse_shared(cfg, lists, by_patient=cfg.split != "fold" or cfg.split_unit == "patient")
     chosen_by_test = cfg.split == "fold" and cfg.selection == "test_fold"
     return lists["test" if chosen_by_test and split == "val" else split]
 
@@ -244,12 +274,42 @@ def _refuse_crowded(cfg: Data, dataset: Dataset) -> None:
             )
 
 
-def _refuse_shared(cfg: Data, lists: dict[str, list[_Entry]]) -> None:
-    """Nobody and nothing may be in two splits, as far as patients and pixels are known."""
-    prepared = cfg.source == "tfds"
-    if not (cfg.patient_pattern or prepared):
+def _refuse_nameless(cfg: Data, records: Sequence[Record]) -> None:
+    """Folds of patients want patients: not each image its own, for want of a better name."""
+    knows = cfg.source in ("phantom", "tfds") or cfg.patient_pattern
+    if knows or len(records) < 2 or any(r.patient != r.name for r in records):
         return
-    patients = {split: [e.record.patient for e in lists[split]] for split in lists}
+    raise ValueError(
+        f"{cfg.path}: folds are dealt by patient, and none of its {len(records)} images says whose"
+        " it is. Tell by data.patient_pattern, whose group 1 is the patient in the file's path"
+        ' ("(.*)" if each image is a patient of its own), or by the column patient of a CSV; or'
+        ' say data.split_unit="slice", which deals images and leaks if a patient has several'
+    )
+
+
+def _refuse_spellings(cfg: Data, records: Sequence[Record]) -> None:
+    """A patient under two spellings would be dealt twice, perhaps to both sides."""
+    first: dict[str, str] = {}
+    for record in records:
+        before = first.setdefault(plain(record.patient), record.patient)
+        if before != record.patient:
+            raise ValueError(
+                f"{cfg.path}: the patients {before!r} and {record.patient!r} ({record.name}) differ"
+                " only in capitals or spaces at their ends: write one name if they are one, and"
+                " names that differ more if they are two"
+            )
+
+
+def _refuse_shared(cfg: Data, lists: dict[str, list[_Entry]], *, by_patient: bool = True) -> None:
+    """Nobody and nothing may be in two splits, as far as patients and pixels are known.
+
+    Where images are dealt, not patients, only pixels count.
+    """
+    prepared = cfg.source == "tfds"
+    if not ((cfg.patient_pattern and by_patient) or prepared):
+        return
+    owner = operator.attrgetter("record.patient" if by_patient else "record.name")
+    patients = {split: [owner(e) for e in lists[split]] for split in lists}
     pixels = {split: [e.same_pixels for e in lists[split]] for split in lists}
     found = duplicates.in_two_splits(patients, pixels if prepared else None)
     if found:

@@ -26,9 +26,15 @@ from jaxdet.metrics.protocols import Protocol, exact_overlap, float32_overlap, p
 from jaxdet.metrics.rows import Found, Truth
 from jaxdet.types import Array
 
-LEAST_PAIRS = 100_000  # which the host matches in some 30 ms; one compilation is 20 times that
+# The host matches so many in some 0.1 s, a CPU as device in half of that; a program takes a second
+# to compile, once in a process. A scorecard, which matches the same tables some 37 times, earns
+# that back, as do the evaluations of a training; one average precision alone does not.
+LEAST_PAIRS = 500_000
 PAIRS = 1 << 18  # of detections and truths in one call: bounds its memory, some 30 bytes a pair
-SEATS = 1024  # groups in one call, at most
+# A shape has a program where it holds more than this share of the work: no evaluation compiles more
+# than four, and most of them one or two. The host does the rest.
+SHARE = 0.2
+MOST_PADDING = 6  # pairs in the tables for each piece of work; beyond, a CPU is faster without them
 LEVELS = 10  # thresholds in one call; missing ones are never reached
 CHOICES = 4  # truths among which a greedy detection may choose; with more its group is not sure
 DETS, TRUTHS = (base * 4 ** np.arange(9) for base in (8, 4))  # what groups are padded to
@@ -48,7 +54,7 @@ ROUNDING = 64 * 2.0**-24
 LEAST_AREA = 2.0**-50  # px^2; the parts of a smaller U may underflow
 FARTHEST = 2.0**40  # px; what lies beyond would overflow, so it is cut, which makes its slack huge
 
-NO_DETECTION, NO_TRUTH = (-2, -2, -1, -1, 0), (1, 1, 2, 2, 0)  # padding that never overlaps
+PADDING = (0, 0, 0, 0, -1)  # a row of boxes that are none: no real corner moves by -1
 
 # Overlaps the device can count: does a crowd compare with the detection alone, what is added to U.
 KINDS = {exact_overlap: (True, 0.0), plain_overlap: (False, 0.0), float32_overlap: (False, 1e-7)}
@@ -66,7 +72,8 @@ def find(
 
     Exactly what `rules.match` says of the pairs of `match.pairs`. `thresholds` are of the type
     `rules.number`, in any order; an equal overlap is enough. Empty tables find nothing. Groups too
-    large for one call are matched on the host. ValueError where the rules are of an unknown kind.
+    large for one call, or of a shape that does not pay, are matched on the host. ValueError where
+    the rules are of an unknown kind.
     """
     if rules.overlap not in KINDS or rules.match not in (match.greedy, match.best_truth):
         known = ", ".join(kind.__name__ for kind in KINDS)
@@ -77,10 +84,11 @@ def find(
     groups = _groups(dets, truths)
     columns = _columns(dets, truths, ignored, rules, overlap)
     parts = [slice(t, t + LEVELS) for t in range(0, len(thresholds), LEVELS)]
-    calls = (_call(groups, members, shape, columns) for members, shape in _together(groups))
+    shapes = _shapes(groups)
+    calls = (_call(groups, members, shape, columns) for members, shape in _together(shapes))
     sent = ((call, part, _send(call, thresholds[part])) for call in calls for part in parts)
     found = np.full((len(dets.group), len(thresholds)), -1)
-    unsure = [_too_large(groups)]
+    unsure = [np.flatnonzero(shapes < 0)]
     for call, part, answer in _one_ahead(sent):
         truth, sure = _receive(call, answer)
         found[call.det_rows, part] = truth[:, : len(thresholds[part])]
@@ -91,10 +99,13 @@ def find(
 
 
 def worthwhile(dets: Found, truths: Truth) -> bool:
-    """Whether there are enough pairs of one image to be worth a compilation."""
-    count = max(dets.image.max(initial=-1), truths.image.max(initial=-1)) + 1
-    a, b = (np.bincount(table.image, minlength=count) for table in (dets, truths))
-    return bool(a @ b >= LEAST_PAIRS)
+    """Whether there are enough pairs of one image and class to be worth a compilation."""
+    pairs, images = 0, truths.image.max(initial=-1) + 1
+    for label in np.unique(truths.labels):
+        mine, true = (slice(*np.searchsorted(x.labels, [label, label + 1])) for x in (dets, truths))
+        found = np.bincount(dets.image[mine], minlength=images)  # in each image
+        pairs += found[truths.image[true]].sum()
+    return bool(pairs >= LEAST_PAIRS)
 
 
 def bounded_overlaps(
@@ -105,9 +116,10 @@ def bounded_overlaps(
 ) -> tuple[Float32[Array, "B D M"], Float32[Array, "B D M"]]:
     """Overlap of every pair, and how far from it the host's can lie (infinite: nothing is known).
 
-    The last column of the boxes says how far a corner may lie elsewhere in truth. `alone`: truths
-    that are compared with the area of the detection instead of the union. `extra` px^2 are added to
-    what the shared area is divided by.
+    The last column of the boxes says how far a corner may lie elsewhere in truth; -1 there marks
+    padding, whose overlap is -1 for certain (no threshold is so low). `alone`: truths that are
+    compared with the area of the detection instead of the union. `extra` px^2 are added to what the
+    shared area is divided by.
     """
     ax0, ay0, ax1, ay1, a_moved = jnp.moveaxis(boxes[:, :, None], -1, 0)
     bx0, by0, bx1, by1, b_moved = jnp.moveaxis(truths[:, None], -1, 0)
@@ -120,7 +132,9 @@ def bounded_overlaps(
     known = whole >= LEAST_AREA
     whole, slack = jnp.where(known, whole, 1), 2 * jnp.maximum(a_moved, b_moved)
     bound = ROUNDING + slack * (2 * (aw + ah + bw + bh) + 4 * slack) / whole
-    return shared / whole, jnp.where(known, bound, jnp.inf)
+    real = (a_moved >= 0) & (b_moved >= 0)
+    bound = jnp.where(real, jnp.where(known, bound, jnp.inf), 0.0)
+    return jnp.where(real, shared / whole, -1.0), bound
 
 
 @functools.partial(jax.jit, static_argnames="choices")
@@ -146,8 +160,8 @@ def _match(
         sure &= (top[..., choices:] < 0).all((1, 2))
     top, truth = top[..., :choices], truth[..., :choices]
     took = _take_turns(truth, _reached(jnp.where(top > 1.5, top - 2, top), levels), endless)
-    at = took[..., None] >> jnp.arange(len(levels)) & 1
-    return (at * (truth[..., None] + 1)).sum(2) - 1, sure
+    at = took[..., None] >> jnp.arange(len(levels), dtype=jnp.int32) & 1
+    return (at * (truth[..., None] + 1)).sum(2, dtype=jnp.int32) - 1, sure
 
 
 def _largest(
@@ -168,7 +182,7 @@ def _largest(
 def _reached(overlap: Float32[Array, "..."], levels: Float32[Array, "T"]) -> Int32[Array, "..."]:
     """The levels that are not above the overlap, one a bit."""
     met = (overlap[..., None] >= levels).astype(jnp.int32)
-    return (met << jnp.arange(len(levels))).sum(-1)
+    return (met << jnp.arange(len(levels), dtype=jnp.int32)).sum(-1, dtype=jnp.int32)
 
 
 def _take_turns(
@@ -178,7 +192,8 @@ def _take_turns(
 
     Sets of thresholds, one a bit: at which a truth is wanted, and at which it was taken.
     """
-    group, rows = jnp.arange(len(endless)), [jnp.moveaxis(x, 0, -1) for x in (truth, wants)]
+    group = jnp.arange(len(endless), dtype=jnp.int32)
+    rows = [jnp.moveaxis(x, 0, -1) for x in (truth, wants)]
 
     def choice(state, of_truth):
         gone, still = state  # thresholds at which it is taken, and at which nothing is chosen yet
@@ -188,7 +203,7 @@ def _take_turns(
         return (gone, still & ~took), took
 
     def turn(gone, row):
-        (gone, _), took = lax.scan(choice, (gone, jnp.full(len(endless), -1)), row)
+        (gone, _), took = lax.scan(choice, (gone, jnp.full(len(endless), -1, jnp.int32)), row)
         return gone, took
 
     return jnp.moveaxis(lax.scan(turn, jnp.zeros(endless.shape, jnp.int32), rows)[1], -1, 0)
@@ -268,21 +283,24 @@ def _cast(boxes_xyxy: Float[np.ndarray, "N 4"], number: type) -> Float32[np.ndar
     return np.concatenate([cast, moved.astype(np.float32)], axis=1)
 
 
-def _padded(groups: _Groups) -> tuple[Int[np.ndarray, "G"], Int[np.ndarray, "G"]]:
-    """To how many detections and truths each group is padded."""
-    none = PAIRS + 1  # what no table holds
-    dets = np.append(DETS, none)[np.searchsorted(DETS, groups.dets)]
-    return dets, np.append(TRUTHS, none)[np.searchsorted(TRUTHS, groups.truths)]
+def _shapes(groups: _Groups) -> Int[np.ndarray, "G"]:
+    """Which shape each group is padded to, as a number; -1: too large, or better on the host."""
+    dets, truths = (np.append(sizes, PAIRS + 1) for sizes in (DETS, TRUTHS))  # or no size at all
+    rows = np.searchsorted(DETS, groups.dets), np.searchsorted(TRUTHS, groups.truths)
+    shape, room = rows[0] * len(truths) + rows[1], np.outer(dets, truths).ravel()
+    work = groups.dets * (groups.truths + 1)  # of the host: pairs, and something for each detection
+    held, members = np.bincount(shape, work, len(room)), np.bincount(shape, minlength=len(room))
+    worth = (room <= PAIRS) & (held > SHARE * work.sum()) & (members * room <= MOST_PADDING * held)
+    return np.where(worth[shape], shape, -1)
 
 
 def _together(
-    groups: _Groups,
+    shapes: Int[np.ndarray, "G"],
 ) -> Iterator[tuple[Int[np.ndarray, "g"], tuple[int, int, int]]]:
     """Groups of one call, and the shape (groups, detections, truths) of its tables."""
-    dets, truths = _padded(groups)
-    shapes = [(d, m) for d in DETS.tolist() for m in TRUTHS.tolist() if d * m <= PAIRS]
-    for d, m in shapes:
-        members, seats = np.flatnonzero((dets == d) & (truths == m)), min(PAIRS // (d * m), SEATS)
+    for shape in np.unique(shapes[shapes >= 0]):
+        d, m = int(DETS[shape // (len(TRUTHS) + 1)]), int(TRUTHS[shape % (len(TRUTHS) + 1)])
+        members, seats = np.flatnonzero(shapes == shape), PAIRS // (d * m)
         for start in range(0, len(members), seats):
             yield members[start : start + seats], (seats, d, m)
 
@@ -293,11 +311,11 @@ def _call(
     seats, most_dets, most_truths = shape
     seat, place, row = _spread(groups.first_det[members], groups.dets[members])
     row = groups.order[row]
-    boxes = np.tile(np.float32(NO_DETECTION), (seats, most_dets, 1))
+    boxes = np.tile(np.float32(PADDING), (seats, most_dets, 1))
     boxes[seat, place] = columns.boxes[row]
     first = groups.first_truth[members]
     true_seat, true_place, true_row = _spread(first, groups.truths[members])
-    truths = np.tile(np.float32(NO_TRUTH), (seats, most_truths, 1))
+    truths = np.tile(np.float32(PADDING), (seats, most_truths, 1))
     truths[true_seat, true_place] = columns.truths[true_row]
     flags = np.zeros((seats, most_truths, 3), bool)
     flags[true_seat, true_place] = columns.flags[true_row]
@@ -340,11 +358,6 @@ def _receive(
     position = position[call.seat, call.place]
     truth = np.where(position >= 0, call.first_truth[call.seat, None] + position, -1)
     return truth, sure[: len(call.members)]
-
-
-def _too_large(groups: _Groups) -> Int[np.ndarray, "g"]:
-    dets, truths = _padded(groups)
-    return np.flatnonzero(dets * truths > PAIRS)
 
 
 def _rows(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdet.metrics import statistics
-from jaxdet.report import tables
+from jaxdet.report import errors, tables
 
 _COUNTS = ("images", "patients", "truths")
 _METRICS = {"precision": "P", "recall": "R", "ap50": "AP50", "ap75": "AP75", "ap50_95": "AP50-95"}
@@ -18,7 +18,8 @@ def fold_table(result: Mapping[str, Any]) -> str:
     """The table of crossval.json: a row a fold, then the mean and the standard deviation.
 
     A number that is not defined is "-"; which folds a mean is without is said below. With rivals,
-    their tests follow (`test_table`).
+    their tests follow (`test_table`). Last come the verdicts of all folds together, a row for this
+    one and one for each rival (`errors.audit_table`).
     """
     return "\n".join(
         [
@@ -28,12 +29,14 @@ def fold_table(result: Mapping[str, Any]) -> str:
             "",
             "the same folds: AP at overlaps over the union (IoU) and over the detected box (IoBB)",
             *_means(result, (), _OVERLAPS),
-            *(line for rival in result["against"] for line in test_table(rival)),
+            *(line for r in result["against"] for line in test_table(r, result["test_share"])),
+            "",
+            *_audits(result),
         ]
     )
 
 
-def test_table(rival: Mapping[str, Any]) -> list[str]:
+def test_table(rival: Mapping[str, Any], test_share: float) -> list[str]:
     """Lines: every metric against one rival, as `versus.compare` gives it.
 
     Columns are p-values: t (paired, two-sided), one-sided (ours is larger), corrected t for folds
@@ -57,9 +60,22 @@ def test_table(rival: Mapping[str, Any]) -> list[str]:
     whys = ["", *map(_why, rival["metrics"])]
     lines = zip(tables.aligned([head, *rows]), whys, strict=True)
     title = (
-        f"against {rival['rival']}: p-values of paired tests, Holm's over all rivals and metrics"
+        f"against {rival['rival']}: p-values of paired tests; corrected t has test share"
+        f" {test_share:.3f}, Holm is of corrected t over all rivals and metrics"
     )
     return ["", title, *(line + why for line, why in lines)]
+
+
+def _audits(result: Mapping[str, Any]) -> list[str]:
+    """The verdicts of this one and of the rivals that were audited under the same overlaps."""
+    same = ("protocol", "threshold", "least")
+    ours, rivals = result["audit"], result["against"]
+    alike = [r for r in rivals if all(r["audit"][key] == ours[key] for key in same)]
+    rows = {"this": ours, **{f"against {r['rival']}": r["audit"] for r in alike}}
+    left_out = [r["rival"] for r in rivals if r not in alike]
+    return [errors.audit_table(rows)] + [
+        f"{name} was audited under another protocol or other overlaps" for name in left_out
+    ]
 
 
 def _title(result: Mapping[str, Any]) -> list[str]:
@@ -71,6 +87,8 @@ def _title(result: Mapping[str, Any]) -> list[str]:
     ]
     if result["selection"] == "test_fold":
         lines.append("weights were chosen on the tested images: these numbers flatter")
+    if result["split_unit"] == "slice":
+        lines.append("images were dealt, not patients: who is tested was trained on; this flatters")
     return lines
 
 

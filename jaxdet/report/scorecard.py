@@ -107,6 +107,8 @@ def _warning(card: Mapping[str, Any]) -> list[str]:
         "training": "TRAINED ON THESE PATIENTS: the numbers say nothing about new ones.",
         "unknown": "This RUN does not say whom it was trained on: whether these patients are new is"
         " not known.",
+        "split by slice": "SPLIT BY SLICE: slices of one patient may be on both sides; the numbers"
+        " flatter.",
         "declared others": "Whether these patients are new was not checked: declared to be others.",
     }
     told = words.get(card.get("patients_are", ""))

@@ -10,7 +10,6 @@ from the same fresh ones and none from what another has learned.
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -22,13 +21,12 @@ from jaxdet import run as runs
 from jaxdet.config import Experiment, to_json
 from jaxdet.data import manifest, sources
 from jaxdet.metrics import statistics
-from jaxdet.study import versus
+from jaxdet.metrics.audit import summed
+from jaxdet.study import kept, versus
+from jaxdet.study.kept import FORMAT, METRICS, OVERLAPS
 from jaxdet.train import evaluate as scoring
-from jaxdet.train import loop, parallel, unseen
+from jaxdet.train import loop, parallel
 
-FORMAT = 1
-METRICS = ("precision", "recall", "ap50", "ap75", "ap50_95")  # those that are tested
-OVERLAPS = ("iou30", "iou50", "iou70", "iobb30", "iobb50", "iobb70")  # of paper 2's Table I
 COUNTS = ("images", "patients", "truths")
 DDOF = 1  # the SD of the sample: the folds stand for others that might have been drawn
 
@@ -49,37 +47,53 @@ def crossval(
     begun goes on to the same bytes. `against` names folders of other cross-validations of the same
     folds. `say` is told where it stands.
 
-    Keys: format, folds_digest, k, seed, selection, protocol, experiment (of fold 0; the others
-    differ in data.fold), folds (a dict each: fold, images, patients, truths, the METRICS and AP at
-    the OVERLAPS; None where the fold has no truth), mean, sd, n (folds that are in them), ddof,
-    pooled (counts over all folds), against (see `versus.compare`).
+    Keys: format, folds_digest, k, seed, selection, split_unit, protocol, family, experiment (of
+    fold 0; the others differ in data.fold), folds (a dict each: fold, images, patients, truths, the
+    METRICS and AP at the OVERLAPS; None where the fold has no truth), mean, sd, n (folds that are
+    in them), ddof, pooled (counts over all folds), test_share (images tested for each that is
+    trained on, a mean over folds), audit (of all folds together, see `audit.summed`), against (see
+    `versus.compare`). Tests of before stay where `against` is empty and no fold's numbers are new.
 
-    ValueError before any training: a folder that is there without `resume`; folds, data or config
-    that differ from those it was made with; others that have other folds; an experiment that does
-    not fit the data of a fold; a start (train.init_from) that was trained on the tested.
+    ValueError before any training: a folder that holds something else, or is there without
+    `resume`, or is in use; files in it that are broken; folds, data or config that differ from
+    those it was made with (run.MOVABLE may); others that have other folds; a nested val without a
+    lesion; an experiment that does not fit the data of a fold; a start (train.init_from) that was
+    trained on the tested.
     """
+    if not str(out):
+        raise ValueError("a cross-validation wants a folder; got --out ''")
     path, plan = pathlib.Path(out), manifest.manifest(experiment.data)
+    _refuse_empty_val(plan)
     experiments = [of_fold(experiment, fold) for fold in range(plan["k"])]
-    rivals = [versus.read(other, plan, experiment.evaluate.protocol) for other in against]
+    rivals = versus.read_all(against, plan, experiment.evaluate.protocol, path)
     _refuse_changes(path, experiments, plan, resume)
     todo = [i for i, one in enumerate(experiments) if _done(path, one, plan) is None]
     for fold in todo:
         _check(experiments[fold])
-    _write(path / "folds.json", plan)
-    say(_words(plan, len(todo)))
-    with _ended_by_sigterm():
-        rows = [_row(path, one, plan, say) for one in experiments]
-    result = {
-        "format": FORMAT,
-        "folds_digest": plan["digest"],
-        **{name: plan[name] for name in ("k", "seed", "selection")},
-        "protocol": experiment.evaluate.protocol,
-        "experiment": to_json(experiments[0]),
-        "folds": rows,
-        **summarise(rows),
-        "against": versus.compare(rows, rivals, METRICS),
-    }
-    _write(path / "crossval.json", result)
+    with _alone_in(path), _ended_by_sigterm():
+        _refuse_changes(path, experiments, plan, resume)  # another may have begun it since
+        before = _before(path)
+        _write(path / "folds.json", plan)
+        say(_words(plan, len(todo)))
+        rows, audits = zip(*(_row(path, one, plan, say) for one in experiments), strict=True)
+        share = _test_share(plan)
+        tests = versus.compare(rows, rivals, METRICS, share)
+        if not rivals and before and before["folds"] == list(rows):
+            tests = before["against"]
+        result = {
+            "format": FORMAT,
+            "folds_digest": plan["digest"],
+            **{name: plan[name] for name in ("k", "seed", "selection", "split_unit")},
+            "protocol": experiment.evaluate.protocol,
+            "family": _family(experiment),
+            "experiment": to_json(experiments[0]),
+            "folds": list(rows),
+            **_summary(rows, plan),
+            "test_share": share,
+            "audit": summed(audits),
+            "against": tests,
+        }
+        _write(path / "crossval.json", result)
     return result
 
 
@@ -106,46 +120,105 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _summary(rows: Sequence[dict[str, Any]], plan: dict[str, Any]) -> dict[str, Any]:
+    """Of all folds; a patient whose images are tested in several is counted once."""
+    told = summarise(rows)
+    return {**told, "pooled": {**told["pooled"], "patients": plan["data"]["patients"]}}
+
+
+def _test_share(plan: dict[str, Any]) -> float:
+    """n_test / n_train of Nadeau and Bengio 2003: what val takes is not trained on."""
+    shares = [row["images"] / row["train_images"] for row in plan["folds"]]
+    return sum(shares) / len(shares)
+
+
+def _refuse_empty_val(plan: dict[str, Any]) -> None:
+    """A val without a lesion would choose weights by nothing."""
+    for row in plan["folds"]:
+        if plan["selection"] == "nested" and not row["val_boxes"]:
+            raise ValueError(
+                f"fold {row['fold']}'s val has no lesion ({row['val_images']} images of"
+                f" {', '.join(row['val_patients'])}), so that nothing could choose its weights:"
+                " ask for fewer --folds, another --seed, or --selection test_fold"
+            )
+
+
 def _refuse_changes(
     path: pathlib.Path, experiments: list[Experiment], plan: dict[str, Any], resume: bool
 ) -> None:
     """What is there already must have been made with these folds and this config."""
-    file = path / "folds.json"
-    if not file.exists():
+    if not _holds_something(path):
         return
+    if not (path / "folds.json").is_file():
+        raise ValueError(
+            f"{path} is there and is no cross-validation: it has no folds.json. Choose another"
+            " --out"
+        )
     if not resume:
         raise ValueError(
             f"{path} is a cross-validation already: add --resume to go on, or choose another --out"
         )
-    changed = manifest.differences(json.loads(file.read_text()), plan)
+    changed = manifest.differences(kept.plan(path), plan)
     if changed:
         rows = "\n".join(f"  {what}" for what in changed)
         raise ValueError(f"{path} has other folds than this config and its data give:\n{rows}")
-    for fold, experiment in enumerate(experiments):
-        if not (_folder(path, fold) / "run.json").exists():
-            continue
-        run = runs.open_run(_folder(path, fold))
-        runs.check_same(run, experiment, free=())  # more epochs for some folds would be unfair
-        if run.digests.get("folds_digest") != plan["digest"]:
+    for experiment in experiments:
+        _refuse_changed_fold(_folder(path, experiment.data.fold), experiment, plan)
+    before = _before(path)
+    if before:
+        first = runs.experiment_from_json(before["family"], before["experiment"])
+        _check_same(runs.Run(path, first, (), {"family": before["family"]}), experiments[0])
+
+
+def _holds_something(path: pathlib.Path) -> bool:
+    """More than what a cross-validation leaves that ended before its first file."""
+    if not path.is_dir():
+        return path.exists()
+    return any(file.name not in (".lock", "folds.json.part") for file in path.iterdir())
+
+
+def _refuse_changed_fold(
+    folder: pathlib.Path, experiment: Experiment, plan: dict[str, Any]
+) -> None:
+    if not (folder / "run.json").exists():
+        if (folder / "checkpoints").exists():  # training would go on with them, whose they may be
             raise ValueError(
-                f"{run.path} was not trained in these folds ({plan['digest']}): its run.json says"
-                f" {run.digests.get('folds_digest')}. Remove it to train this fold anew"
+                f"{folder} holds checkpoints and no run.json that says what they are. Remove it to"
+                " train this fold anew"
             )
+        return
+    run = kept.fold_run(folder)
+    _check_same(run, experiment)
+    if run.digests.get("folds_digest") != plan["digest"]:
+        raise ValueError(
+            f"{folder} was not trained in these folds ({plan['digest']}): its run.json says"
+            f" {run.digests.get('folds_digest')}. Remove it to train this fold anew"
+        )
+
+
+def _check_same(run: runs.Run, experiment: Experiment) -> None:
+    runs.check_same(run, experiment, free=runs.MOVABLE)  # more epochs for some would be unfair
+
+
+def _before(path: pathlib.Path) -> dict[str, Any] | None:
+    """What crossval.json said before, if there is one."""
+    return kept.result(path) if (path / "crossval.json").exists() else None
+
+
+def _family(experiment: Experiment) -> str:
+    return type(experiment.model).__module__.rsplit(".", 1)[-1]
 
 
 def _check(experiment: Experiment) -> None:
     """What loop.train would refuse in hours, when this fold's turn comes."""
     data = {split: sources.load(experiment.data, split) for split in ("train", "val", "test")}
     loop.check(experiment, data)
-    if experiment.train.init_from:
-        start = runs.open_run(experiment.train.init_from)
-        unseen.check_start(start, experiment.data, data["test"])
 
 
 def _row(
     path: pathlib.Path, experiment: Experiment, plan: dict[str, Any], say: Callable[[str], None]
-) -> dict[str, Any]:
-    """The numbers of one fold, trained and scored now or before."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers of one fold and its audit, trained and scored now or before."""
     tested, summary = plan["folds"][experiment.data.fold], _done(path, experiment, plan)
     title = f"fold {experiment.data.fold} (0 to {plan['k'] - 1})"
     if summary is None:
@@ -165,18 +238,11 @@ def _row(
         "fold": experiment.data.fold,
         "patients": len(tested["patients"]),
         **{name: summary[name] for name in ("images", "truths", "threshold", *METRICS)},
-        **_under_overlaps(summary),
+        **kept.under_overlaps(summary),
     }
     told = ("n/a" if row[name] is None else f"{row[name]:.4f}" for name in ("ap50", "ap50_95"))
     say(f"{title}: AP50 {next(told)}, AP50-95 {next(told)} on {row['images']} images")
-    return row
-
-
-def _under_overlaps(summary: dict[str, Any]) -> dict[str, float | None]:
-    """AP at IoU and IoBB 0.3, 0.5 and 0.7 under the fold's own protocol."""
-    # The last one: "l0sg, PixelLink" comes after "l0sg", where a family has it.
-    own = [r for r in summary["protocols"] if r["protocol"].split(",")[0] == summary["protocol"]]
-    return {name: own[-1][name] for name in OVERLAPS}
+    return row, summary["audit"]
 
 
 def _done(
@@ -185,12 +251,11 @@ def _done(
     """The fold's numbers if it was scored in these folds, with its best weights; else None."""
     folder = _folder(path, experiment.data.fold)
     file = folder / "metrics" / f"{_metrics_name(experiment)}.json"
-    if not file.exists():
+    if not file.exists() or not (folder / "run.json").exists():
         return None
-    summary = json.loads(file.read_text())
     # `jaxdet evaluate` writes a file of this name too, perhaps of other data or later weights.
     told = {"folds_digest": plan["digest"], "weights": "best", "other_data": False}
-    return summary if all(summary.get(key) == value for key, value in told.items()) else None
+    return kept.scores(file, {**kept.fold_run(folder).digests, **told})
 
 
 def _metrics_name(experiment: Experiment) -> str:
@@ -217,6 +282,11 @@ def _write(file: pathlib.Path, content: dict[str, Any]) -> None:
     if parallel.process()[0] == 0:
         runs.write_json(file, content)
     parallel.wait(f"{file.name} is written")
+
+
+def _alone_in(path: pathlib.Path) -> contextlib.AbstractContextManager:
+    """The folder's lock, which the first process holds for all."""
+    return runs.locked(path) if parallel.process()[0] == 0 else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -92,13 +92,14 @@ def evaluate(
 def found_in(
     detect: Callable, variables: Any, dataset: Dataset, experiment: Experiment, *, progress: bool
 ) -> Detections:
-    """`detect_all`; FloatingPointError names the first image whose scores are not finite."""
+    """`detect_all`; FloatingPointError names the first image whose numbers are not finite."""
     found = detect_all(detect, variables, dataset, experiment, progress=progress)
-    broken = np.flatnonzero(~np.isfinite(found.scores).all(axis=1))
+    finite = np.isfinite(found.scores).all(axis=1) & np.isfinite(found.boxes_xyxy).all(axis=(1, 2))
+    broken = np.flatnonzero(~finite)
     if len(broken):
         raise FloatingPointError(
-            f"scores on {dataset.records[broken[0]].name} and {len(broken) - 1} more images are "
-            "not finite. The last good checkpoint is kept; lower train.lr"
+            f"scores or boxes on {dataset.records[broken[0]].name} and {len(broken) - 1} more"
+            " images are not finite. The last good checkpoint is kept; lower train.lr"
         )
     return found
 
@@ -150,20 +151,14 @@ def score_run(
     """Detections and scorecard of a RUN on its own split and under its protocol, on all devices.
 
     A patient that the RUN was trained on is refused, except in its own split "train", which is
-    nothing else. Unless they are `other_data`, the images must also be split as they were when the
-    RUN was trained. `other_patients` says that other data hold other people, whatever their names.
+    nothing else, and where images were dealt (data.split_unit). Unless they are `other_data`, the
+    images must also be those of the training, split as then. `other_patients` says that other data
+    hold other people, whatever their names.
     """
     experiment = run.experiment
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
-    kept = run.facts.get("split_digest")
-    if kept and not other_data:
-        trained = (sources.load(experiment.data, split) for split in ("train", "val"))
-        if sources.digest(*trained) != kept:
-            raise ValueError(
-                f"{run.path}: the images of {experiment.data.path or experiment.data.source} or "
-                "their split have changed since training, so held-out may be no longer held out. "
-                "Give the data it was trained on, or lists of their own with --source"
-            )
+    if not other_data:
+        unseen.check_unchanged(run)
     dataset = sources.load(experiment.data, experiment.evaluate.split)
     patients = "declared others"
     if not (other_data and other_patients):
@@ -195,12 +190,14 @@ def evaluate_run(run: Run, which: str = "best", *, other_data: bool = False) -> 
 
 
 def write(run: Run, name: str, scored: Scored) -> None:
-    """RUN/metrics/NAME.json, NAME_patients.csv, NAME_detections.npz, and pictures.
+    """RUN/metrics/NAME_patients.csv, NAME_detections.npz, pictures, and last NAME.json.
 
-    The pictures are RUN/pictures/NAME_errors.png, NAME_froc.png and NAME_precision_recall.png.
+    The pictures are RUN/pictures/NAME_errors.png, NAME_froc.png and NAME_precision_recall.png. The
+    JSON says that all is there: a cross-validation takes a fold that has one for done.
     """
     dataset, found, card = scored
-    folder = run.write_metrics(name, card.numbers).parent
+    folder = run.path / "metrics"
+    folder.mkdir(exist_ok=True)
     tables.write_csv(folder / f"{name}_patients.csv", card.numbers["per_patient"])
     names = np.array([record.name for record in dataset.records])
     np.savez_compressed(folder / f"{name}_detections.npz", **found._asdict(), names=names)
@@ -216,3 +213,4 @@ def write(run: Run, name: str, scored: Scored) -> None:
         list(names),
         pictures / f"{name}_errors.png",
     )
+    run.write_metrics(name, card.numbers)

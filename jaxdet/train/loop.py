@@ -16,7 +16,7 @@ from jaxdet import models
 from jaxdet import run as runs
 from jaxdet.config import Experiment
 from jaxdet.data import batch as batches
-from jaxdet.data import manifest, sources
+from jaxdet.data import sources
 from jaxdet.data.sources import Dataset
 from jaxdet.report import curves, tables
 from jaxdet.run import Run
@@ -41,9 +41,10 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
     """Trains `experiment` into the folder `out`, or goes on there, and returns the RUN.
 
     Checkpoints are written after every epoch and on SIGTERM, at a step boundary; a run that was
-    killed at any time resumes to the same bytes. Raises ValueError for an experiment that does not
-    fit its data, and FloatingPointError, naming the loss parts and the images, when a loss is not
-    finite.
+    killed at any time resumes to the same bytes. One that is trained on with other epochs or
+    patience says so in run.json. Raises ValueError for an experiment that does not fit its data and
+    for a folder that another process trains into, and FloatingPointError, naming the loss parts and
+    the images, when a loss is not finite.
     """
     data = {split: sources.load(experiment.data, split) for split in ("train", "val")}
     check(experiment, data)
@@ -53,13 +54,28 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
         num_classes=len(data["train"].class_names),
         steps_per_epoch=batches.steps_per_epoch(len(data["train"]), experiment.train.batch_size),
     )
+    main = parallel.process()[0] == 0
+    with runs.locked(out) if main else contextlib.nullcontext():
+        return _train(experiment, out, data, plan, resume=resume, main=main)
+
+
+def _train(
+    experiment: Experiment,
+    out: str | os.PathLike,
+    data: dict[str, Dataset],
+    plan: optim.Plan,
+    *,
+    resume: bool,
+    main: bool,
+) -> Run:
     run = _open(experiment, out, data, resume)
     detector = models.from_config(experiment.model)
-    main = parallel.process()[0] == 0
     step = parallel.map_step(make_step(detector, plan))
     detect = parallel.map_detect(detector.detect)
     with run.manager() as manager, _stop_signal(manager) as stop_asked:
         state, now, source = _start(run, manager, plan)
+        if main and _goes_on(now, plan):
+            runs.rewrite_experiment(run)
         logger = log.Log(run.path, experiment.train.log_every, main=main, start_step=now.step)
         logger.say(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {plan.optimizer}")
         logger.say(source)
@@ -68,7 +84,7 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
         state = parallel.replicate(state)
         feed = parallel.prefetch(_batches(experiment, data["train"], now.step))
         try:
-            while now.step < plan.epochs * plan.steps_per_epoch and not _out_of_patience(now, plan):
+            while _goes_on(now, plan):
                 state, stopped = _epoch(
                     state, step, feed, now, plan, logger, data["train"], stop_asked
                 )
@@ -90,7 +106,10 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
 
 
 def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
-    """Refuses an experiment whose model, data and devices do not fit, before any compilation."""
+    """Refuses an experiment whose model, data and devices do not fit, before any compilation.
+
+    `data` holds train and val, and may hold test, whom train.init_from must not know either.
+    """
     model, names = experiment.model, data["train"].class_names
     if model.channels != experiment.data.channels:
         raise ValueError(
@@ -110,8 +129,9 @@ def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
     # Traces the model: sides that do not divide are named.
     optim.check_patterns(runs.abstract_variables(experiment)["params"], experiment.train)
     start = _start_run(experiment)
-    if start:
-        unseen.check_start(start, experiment.data, data["val"])
+    if start and experiment.train.init_patients == "check":
+        for split in [name for name in data if name != "train"]:
+            unseen.check_start(start, data[split])
 
 
 def _check_crowding(experiment: Experiment, dataset: Dataset) -> None:
@@ -133,11 +153,12 @@ def _open(
     experiment: Experiment, out: str | os.PathLike, data: dict[str, Dataset], resume: bool
 ) -> Run:
     path, main = pathlib.Path(out), parallel.process()[0] == 0
-    digests = _digests(experiment, data)
+    digests = unseen.digests(experiment.data, data["train"], data["val"])
     there = (path / "run.json").exists()
     parallel.wait("all have looked")  # before the first process writes it
     if not (there and resume) and (main or there):  # one that is there is refused by everybody
-        seen = unseen.trained_on(experiment.data, data["train"], _start_run(experiment))
+        kin = _start_run(experiment) if experiment.train.init_patients == "check" else None
+        seen = unseen.trained_on(data["train"], kin)
         facts = {**digests, "trained_on": seen, **runs.phase_facts(experiment.data)}
         runs.create(path, experiment, data["train"].class_names, **facts)
     parallel.wait("run.json")
@@ -147,16 +168,8 @@ def _open(
         raise ValueError(
             f"{path} was made with other images or another split than the data has now"
         )
-    # Epochs and patience may be new: a finished run can be extended.
+    # Epochs and patience may be new, for a finished run can be extended; the data may have moved.
     return dataclasses.replace(run, experiment=experiment)
-
-
-def _digests(experiment: Experiment, data: dict[str, Dataset]) -> dict[str, str]:
-    """What run.json, every checkpoint and every metrics file say of the split."""
-    told = {"split_digest": sources.digest(data["train"], data["val"])}
-    if experiment.data.split == "fold":
-        told["folds_digest"] = manifest.manifest(experiment.data)["digest"]
-    return told
 
 
 def _start_run(experiment: Experiment) -> Run | None:
@@ -305,9 +318,10 @@ def _judge(
         now.best, now.waited = now.fitness, 0
 
 
-def _out_of_patience(now: Progress, plan: optim.Plan) -> bool:
-    """Patience 0 waits for ever, as in ultralytics."""
-    return 0 < plan.cfg.patience <= now.waited
+def _goes_on(now: Progress, plan: optim.Plan) -> bool:
+    """Whether epochs and patience are left. Patience 0 waits for ever, as in ultralytics."""
+    patient = not 0 < plan.cfg.patience <= now.waited
+    return now.step < plan.epochs * plan.steps_per_epoch and patient
 
 
 def fitness(summary: dict[str, Any], rule: str) -> float:

@@ -1,15 +1,17 @@
 """How long does average precision take, beside pycocotools and faster-coco-eval?
 
     pip install pycocotools faster-coco-eval
-    python scripts/bench/metrics.py [--images 5000] [--classes 1 80] [--out FILE]
+    python scripts/bench/metrics.py [--images 5000] [--classes 1 80] [--ragged 2500] [--out FILE]
 
-Random detections, 100 an image, half of them near one of up to 14 truths; IoU at 0.5, 0.55 to 0.95;
-all sides count one range of areas and 100 detections. `whole` goes from detections in memory to AP:
-jaxdet from padded Detections in batches of 100 images, the peers from their lists of dicts (made
-beforehand) through loadRes, evaluate and accumulate. `matching` leaves out reading: evaluate and
-accumulate, and all that jaxdet does after rows.read. `jaxdet host` is the same without the device.
-Median of three calls after one that warms up (pycocotools: one call); `first` is that first call,
-with compilation. All three must agree on AP to 1e-6. Prints JSON and writes it beside this file.
+Random detections, 100 an image, half of them near one of up to 14 truths; then a ragged case of 5
+classes and 0 to 300 detections and 0 to 19 truths an image. IoU at 0.5, 0.55 to 0.95; all sides
+count one range of areas and 100 detections of an image and class. `whole` goes from detections in
+memory to AP: jaxdet from padded Detections in batches of 100 images, the peers from their lists of
+dicts (made beforehand) through loadRes, evaluate and accumulate. `matching` leaves out reading:
+evaluate and accumulate, and all that jaxdet does after rows.read. `jaxdet host` is the same without
+the device. Median of three calls after one that warms up (pycocotools: one call); `first` is that
+first call, with compilation of the `programs` that no case before has compiled. All three must
+agree on AP to 1e-6. Prints JSON and writes it beside this file.
 """
 
 import argparse
@@ -46,20 +48,27 @@ except ImportError as error:
 DETECTIONS, BATCH, CALLS, SEED = 100, 100, 3, 0
 
 
-def case(images: int, classes: int) -> tuple[list[Detections], list[tuple]]:
+RAGGED_CLASSES, MOST_RAGGED = 5, 300
+
+
+def case(images: int, classes: int, ragged: bool) -> tuple[list[Detections], list[tuple]]:
     """Detections in batches, and one (boxes_xyxy, labels) an image."""
     rng, found, truths = np.random.default_rng(SEED), [], []
+    rows = MOST_RAGGED if ragged else DETECTIONS
     for _ in range(images):
-        many = rng.integers(1, 15)
+        many = rng.integers(*((0, 20) if ragged else (1, 15)))
         low = rng.uniform(0, 500, (many, 2))
         true = np.concatenate([low, low + rng.uniform(8, 120, (many, 2))], 1).astype(np.float32)
-        labels, mine = rng.integers(0, classes, many), rng.integers(0, many, DETECTIONS)
-        low, near = rng.uniform(0, 500, (DETECTIONS, 2)), rng.random(DETECTIONS) < 0.5
-        anywhere = np.concatenate([low, low + rng.uniform(8, 120, (DETECTIONS, 2))], 1)
-        boxes = np.where(near[:, None], true[mine] + rng.normal(0, 5, (DETECTIONS, 4)), anywhere)
+        labels, mine = rng.integers(0, classes, many), rng.integers(0, max(many, 1), rows)
+        low, near = rng.uniform(0, 500, (rows, 2)), rng.random(rows) < 0.5 * (many > 0)
+        boxes = np.concatenate([low, low + rng.uniform(8, 120, (rows, 2))], 1)
+        boxes[near] = true[mine[near]] + rng.normal(0, 5, (rows, 4))[near]
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
-        named = np.where(near, labels[mine], rng.integers(0, classes, DETECTIONS))
-        scores = np.sort(rng.random(DETECTIONS))[::-1]
+        named = rng.integers(0, classes, rows)
+        named[near] = labels[mine[near]]
+        scores = np.sort(rng.random(rows))[::-1]
+        if ragged:
+            named[rng.integers(0, rows + 1) :] = -1  # padding
         found.append((boxes.astype(np.float32), scores.astype(np.float32), named.astype(np.int32)))
         truths.append((true, labels))
     columns = [np.stack(column) for column in zip(*found, strict=True)]
@@ -76,7 +85,9 @@ def as_coco(batches: list[Detections], truths: list[tuple], classes: int) -> tup
             truth.append(row | {"id": len(truth) + 1, "area": (x1 - x0) * (y1 - y0), "iscrowd": 0})
     rows = (row for batch in batches for row in zip(*batch, strict=True))
     for image, columns in enumerate(rows):
-        for (x0, y0, x1, y1), score, label in zip(*(c.tolist() for c in columns), strict=True):
+        real = columns[2] >= 0
+        plain = (column[real].tolist() for column in columns)
+        for (x0, y0, x1, y1), score, label in zip(*plain, strict=True):
             row = {"image_id": image, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]}
             results.append(row | {"score": score})
     world = {"images": [{"id": i} for i in range(len(truths))], "annotations": truth}
@@ -134,22 +145,25 @@ def on_host(batches: list[Detections], truths: list[tuple]) -> tuple[float, floa
         return jaxdet(batches, truths)
 
 
-def measure(images: int, classes: int) -> dict:
+def measure(images: int, classes: int, ragged: bool = False) -> dict:
     """Times, AP and ratios of all sides, their calls in turn."""
-    batches, truths = case(images, classes)
+    batches, truths = case(images, classes, ragged)
     coco = as_coco(batches, truths, classes)
     sides = {
         "jaxdet": lambda: jaxdet(batches, truths),
         "jaxdet host": lambda: on_host(batches, truths),
         "faster-coco-eval": peer(*coco, FasterCOCO, COCOeval_faster),
     }
+    programs = on_device._match._cache_size()
     first = {name: call() for name, call in sides.items()}
+    programs = on_device._match._cache_size() - programs
     calls = {name: [] for name in sides}
     for _ in range(CALLS):
         for name, call in sides.items():
             calls[name].append(call())
     calls["pycocotools"] = [peer(*coco, COCO, COCOeval)()]
-    row = {"images": images, "classes": classes, "detections": DETECTIONS}
+    row = {"images": images, "classes": classes, "programs": programs}
+    row["detections"] = f"0 to {MOST_RAGGED}" if ragged else DETECTIONS
     for name, times in calls.items():
         whole, matching, ap = (statistics.median(column) for column in zip(*times, strict=True))
         row[name] = {"whole_s": round(whole, 3), "matching_s": round(matching, 3), "ap": ap}
@@ -174,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--classes", type=int, nargs="+", default=[1, 80])
+    parser.add_argument("--ragged", type=int, default=2500, help="images of the ragged case")
     parser.add_argument(
         "--out", type=pathlib.Path, help="JSON file (default: results/ beside this)"
     )
@@ -184,7 +199,7 @@ def main() -> None:
     load = round(os.getloadavg()[0], 2)
     names = ("jax", "numpy", "pycocotools", "faster-coco-eval")
     result = {
-        "what": f"average precision, IoU 0.5 to 0.95, {DETECTIONS} detections an image, in seconds",
+        "what": "average precision, IoU 0.5 to 0.95, in seconds",
         "device": device,
         "cores": os.cpu_count(),
         "load_average": load,  # of the minute before; above 0.3 a core the times say too much
@@ -192,7 +207,8 @@ def main() -> None:
         "seed": SEED,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in names},
-        "results": [measure(args.images, classes) for classes in args.classes],
+        "results": [measure(args.images, classes) for classes in args.classes]
+        + [measure(args.ragged, RAGGED_CLASSES, ragged=True)],
     }
     text = json.dumps(result, indent=2)
     out.parent.mkdir(parents=True, exist_ok=True)

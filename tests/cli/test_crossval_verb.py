@@ -6,6 +6,7 @@ import pytest
 import toy
 
 from jaxdet.cli.main import main
+from jaxdet.metrics.audit import audit, to_json
 from jaxdet.study import crossval
 
 CONFIG = """
@@ -65,10 +66,34 @@ def test_what_cannot_be_is_told_in_a_line(capsys, config, tmp_path, flags, messa
     assert not (tmp_path / "cv").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--folds", "3", "--data.folds", "4"], "--folds says 3 and --data.folds says 4"),
+        # Five is the default: what was typed counts, not what differs from the config.
+        (["--data.folds=5", "--folds", "3"], "--folds says 3 and --data.folds says 5"),
+        (["--seed", "1", "--data.split-seed", "2"], "--seed says 1 and --data.split-seed says 2"),
+        (
+            ["--selection", "nested", "--data.selection", "test_fold"],
+            "--selection says nested and --data.selection says test_fold: give one of them",
+        ),
+    ],
+)
+def test_one_thing_said_twice_in_two_ways_is_refused(capsys, config, tmp_path, flags, message):
+    assert message in fails(capsys, config, "--out", tmp_path / "cv", *flags)
+    assert not (tmp_path / "cv").exists()
+
+
+def test_an_empty_out_is_refused(capsys, config):
+    assert "a cross-validation wants a folder" in fails(capsys, config, "--out", "")
+
+
 def test_without_a_config_the_usage_is_told(capsys):
     with pytest.raises(SystemExit):
         main(["crossval", "--help"])
-    assert "jaxdet crossval CONFIG" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "usage: jaxdet crossval CONFIG --out DIR [--folds 5] [--seed 0]" in told
+    assert "[--selection nested|test_fold] [--against DIR ...] [--resume]" in told
 
 
 def test_flags_reach_the_study_and_the_table_is_printed(capsys, config, tmp_path, monkeypatch):
@@ -86,15 +111,20 @@ def test_flags_reach_the_study_and_the_table_is_printed(capsys, config, tmp_path
         return {
             **{"k": 2, "selection": "test_fold", "folds_digest": "0123", "protocol": "coco"},
             **{"folds": rows, "against": [], **crossval.summarise(rows)},
+            **{
+                "split_unit": "patient",
+                "test_share": 1.0,
+                "audit": to_json(audit([], [], score_threshold=0.5)),
+            },
         }
 
     monkeypatch.setattr(crossval, "crossval", study)
     flags = ["--folds", "2", "--seed", "7", "--selection", "test_fold", "--train.lr", "0.5"]
-    against = ["--against", "a", "b", "--resume"]
+    against = ["--against", "a", "b", "--against", "c", "--resume"]
     main(["crossval", str(config), "--out", str(tmp_path / "cv"), *flags, *against])
     data = asked["data"]
     assert (data.folds, data.split_seed, data.selection) == (2, 7, "test_fold")
-    assert (asked["lr"], asked["resume"], asked["against"]) == (0.5, True, ("a", "b"))
+    assert (asked["lr"], asked["resume"], asked["against"]) == (0.5, True, ("a", "b", "c"))
     told = capsys.readouterr()
     assert "fold 0" in told.err
     assert "2 folds, selection test_fold, digest 0123" in told.out

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,13 +23,14 @@ def make(folder, counts, name="boxes.csv"):
 
 
 COUNTS = [1, 2, 1, 3, 1, 2, 1, 1]
+CHANGED = "the names, the boxes or labels of some images have changed"
 
 
 def test_a_manifest_tells_who_is_tested_where(tmp_path):
     cfg = make(tmp_path, COUNTS)
     told = manifest.manifest(cfg)
     assert json.loads(json.dumps(told)) == told
-    assert (told["format"], told["k"], told["seed"]) == (1, 3, 0)
+    assert (told["format"], told["k"], told["seed"]) == (2, 3, 0)
     assert (told["selection"], told["val_share"]) == ("nested", 0.125)
     assert told["data"] == {
         "source": "csv",
@@ -52,6 +54,10 @@ def test_a_manifest_tells_who_is_tested_where(tmp_path):
         assert row["patients"] == sorted(row["patients"], key=folds.natural)
         val = sources.load(replace(cfg, split="fold", fold=row["fold"]), "val")
         assert {record.patient for record in val.records} == set(row["val_patients"])
+        assert row["val_boxes"] == sum(COUNTS[int(name[1:])] for name in row["val_patients"])
+        train = sources.load(replace(cfg, split="fold", fold=row["fold"]), "train")
+        assert (row["train_images"], row["val_images"]) == (len(train), len(val))
+        assert row["images"] + len(train) + len(val) == 16
 
 
 def test_the_digest_is_of_the_folds_and_nothing_else(tmp_path):
@@ -80,6 +86,17 @@ def test_of_test_fold_nobody_is_val(tmp_path):
     told = manifest.manifest(replace(make(tmp_path, COUNTS), selection="test_fold"))
     assert told["val_share"] is None
     assert [row["val_patients"] for row in told["folds"]] == [[], [], []]
+    assert [(row["val_images"], row["val_boxes"]) for row in told["folds"]] == [(0, 0)] * 3
+    assert [row["images"] + row["train_images"] for row in told["folds"]] == [16] * 3
+
+
+def test_dealt_by_slice_images_are_listed_and_patients_counted_once(tmp_path):
+    cfg = replace(make(tmp_path, COUNTS), split_unit="slice")
+    told = manifest.manifest(cfg)
+    assert (told["split_unit"], told["data"]["patients"], len(told["patients"])) == ("slice", 8, 16)
+    assert sum(len(row["patients"]) for row in told["folds"]) > 8
+    plain = manifest.manifest(replace(cfg, split_unit="patient"))
+    assert "split_unit: was 'slice', now 'patient'" in manifest.differences(told, plain)
 
 
 def test_differences_are_named(tmp_path):
@@ -107,7 +124,41 @@ def test_images_under_other_names_are_a_difference(tmp_path):
     file = tmp_path / "boxes.csv"
     file.write_text(file.read_text().replace("p0_0", "p0_9"))
     new = manifest.manifest(Data(source="csv", path=str(file), folds=3))
-    assert manifest.differences(old, new) == ["the names or the boxes of some images have changed"]
+    assert manifest.differences(old, new) == [CHANGED]
+
+
+def test_moved_boxes_and_other_labels_are_a_difference(tmp_path):
+    cfg = make(tmp_path, COUNTS)
+    old, file = manifest.manifest(cfg), tmp_path / "boxes.csv"
+    file.write_text(file.read_text().replace(",2,10,12,", ",3,11,13,", 1))
+    moved = manifest.manifest(cfg)
+    assert moved["digest"] != old["digest"]
+    assert manifest.differences(old, moved) == [CHANGED]
+    head, *rows = make_labelled(cfg)
+    file.write_text("\n".join([head, *rows]))
+    named = manifest.manifest(cfg)
+    first = next(i for i, row in enumerate(rows) if row.endswith(",b"))
+    rows[first] = rows[first][:-1] + "a"
+    file.write_text("\n".join([head, *rows]))
+    assert manifest.differences(named, manifest.manifest(cfg)) == [CHANGED]
+
+
+def make_labelled(cfg):
+    """The lines of the CSV with classes a and b in turn, which both stay when one row changes."""
+    head, *rows = Path(cfg.path).read_text().splitlines()
+    with_box = iter(range(99))
+    return [f"{head},class"] + [
+        row + ("," if ",,," in row else f",{'ab'[next(with_box) % 2]}") for row in rows
+    ]
+
+
+def test_where_the_data_lie_is_no_difference(tmp_path, monkeypatch):
+    old = manifest.manifest(make(tmp_path / "a", COUNTS))
+    moved = manifest.manifest(make(tmp_path / "b", COUNTS))
+    assert moved["data"]["path"] != old["data"]["path"]
+    monkeypatch.chdir(tmp_path / "b")
+    near = manifest.manifest(Data(source="csv", path="boxes.csv", folds=3))
+    assert manifest.differences(old, moved) == manifest.differences(old, near) == []
 
 
 def test_one_patient_and_too_few_for_a_nested_val(tmp_path):

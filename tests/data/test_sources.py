@@ -512,6 +512,60 @@ def test_more_folds_than_patients_and_a_fold_without_lesions(tmp_path):
         assert len(sources.load(change(cfg, fold=fold), "test")) == 1
 
 
+def test_a_split_by_slice_deals_images(tmp_path):
+    cfg = config("coco", tmp_path, split="fold", folds=3, split_unit="slice")
+    cfg = change(cfg, patient_pattern=r"(p\d)_")
+    records, tested_in = sources.tested_in(cfg)
+    assert np.bincount(tested_in).tolist() == [6, 6, 6]
+    leaks = []
+    for fold in range(3):
+        parts = [sources.load(change(cfg, fold=fold), s) for s in ("train", "val", "test")]
+        names = [{record.name for record in part.records} for part in parts]
+        wanted = {r.name for r, t in zip(records, tested_in, strict=True) if t == fold}
+        assert names[2] == wanted and sum(map(len, names)) == 18 == len(set.union(*names))
+        leaks.append(patients(parts[0]) & patients(parts[2]))
+    assert any(leaks)  # which is what it is there to show
+    # Other splits are drawn by patient all the same.
+    drawn = [patients(sources.load(change(cfg, split="patient"), s)) for s in ("train", "test")]
+    assert not drawn[0] & drawn[1]
+
+
+def test_the_same_pixels_are_refused_by_slice_too(tmp_path):
+    one = ct_slice(0, 4)
+    examples = [("train", one), ("train", replace(one, name="other"))]
+    cfg = change(prepared(tmp_path, examples), folds=2, split_unit="slice")
+    with pytest.raises(ValueError, match=r"same pixels under other and .* \(fold 0 and fold 1"):
+        sources.tested_in(cfg)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folds_of_patients_want_patients(tmp_path, kind):
+    cfg = config(kind, tmp_path, folds=3)
+    message = r"none of its 18 images says whose it is.*patient_pattern.*split_unit=\"slice\""
+    with pytest.raises(ValueError, match=message):
+        sources.tested_in(cfg)
+    for fields in ({"split_unit": "slice"}, {"patient_pattern": "(.*)"}):
+        told = change(cfg, **fields)
+        assert len(set(sources.units(told, sources.tested_in(told)[0]))) == 18
+
+
+@pytest.mark.parametrize("other", ["Q0", "q0 "])
+def test_one_patient_under_two_spellings_is_refused(tmp_path, other):
+    names = [f"{i}_{p}.png" for i, p in enumerate(("q0", other, "q2", "q3"))]
+    for name in names:
+        draw(tmp_path / name)
+    (tmp_path / "boxes.csv").write_text(
+        "\n".join(["file,x0,y0,x1,y1", *(f"{n},1,2,10,12" for n in names)])
+    )
+    cfg = Data(
+        source="csv", path=str(tmp_path / "boxes.csv"), folds=2, patient_pattern=r"_(.*)\.png"
+    )
+    message = f"the patients 'q0' and '{other}' .*differ only in capitals or spaces"
+    with pytest.raises(ValueError, match=message):
+        sources.tested_in(cfg)
+    assert len(sources.tested_in(change(cfg, split_unit="slice"))[0]) == 4
+
+
 def test_the_same_pixels_in_two_folds_are_refused(tmp_path):
     one = ct_slice(0, 4)
     examples = [("train", one), ("train", replace(one, patient="HCC_9", name="other"))]
@@ -576,6 +630,31 @@ def test_csv_boxes_are_split_by_their_patients(tmp_path):
     (tmp_path / "images" / "2_1.png").unlink()
     with pytest.raises(ValueError, match=r"there is no image 2_1\.png"):
         sources.load(cfg, "train")
+
+
+def test_the_digest_sees_the_names_the_splits_and_the_truth(tmp_path):
+    cfg = config("coco", tmp_path)
+    train, val = (sources.load(cfg, split) for split in ("train", "val"))
+    digest = sources.digest(train, val)
+    assert len(digest) == 16
+
+    def with_first(**fields):
+        first = replace(train.records[0], **fields)
+        return sources.digest(replace(train, records=(first, *train.records[1:])), val)
+
+    first = train.records[0]
+    assert with_first(patient="another") == digest
+    assert with_first(boxes_xyxy=first.boxes_xyxy.copy()) == digest
+    others = [
+        sources.digest(val, train),
+        with_first(name="another"),
+        with_first(boxes_xyxy=first.boxes_xyxy + np.float32(0.5)),
+        with_first(labels=1 - first.labels),
+        with_first(crowd=~first.crowd),
+    ]
+    assert len({*others, digest}) == 6
+    turned = replace(train, records=train.records[::-1])
+    assert sources.digest(turned, val) == digest
 
 
 def test_no_jax_is_loaded():

@@ -1,5 +1,6 @@
 """The device says what the host says: on random tables, on ties, and a hair beside thresholds."""
 
+import warnings
 from fractions import Fraction
 
 import jax
@@ -26,7 +27,8 @@ def one_shape(monkeypatch):
     """Every group in the same small table, so that few programs are compiled."""
     monkeypatch.setattr(on_device, "DETS", np.array([64]))
     monkeypatch.setattr(on_device, "TRUTHS", np.array([16]))
-    monkeypatch.setattr(on_device, "SEATS", 64)
+    monkeypatch.setattr(on_device, "PAIRS", 64 * 64 * 16)
+    monkeypatch.setattr(on_device, "MOST_PADDING", 1 << 30)
 
 
 @pytest.fixture
@@ -60,6 +62,8 @@ def check(dets, truths, ignored, thresholds, rules, overlap="iou"):
     got = on_device.find(dets, truths, ignored, thresholds, rules, overlap)
     want = wanted(dets, truths, ignored, thresholds, rules, overlap)
     np.testing.assert_array_equal(got, want)
+    row, level = np.nonzero(got >= 0)  # and what it takes is of its own image and class
+    assert (truths.group[got[row, level]] == dets.group[row]).all()
     return got
 
 
@@ -107,13 +111,43 @@ def test_equals_the_host(protocol, overlap, one_shape, on_host):
     assert 0 < sum(on_host) < 0.8 * all_dets
 
 
-def test_equals_the_host_in_its_own_shapes():
+def test_equals_the_host_in_its_own_shapes(monkeypatch):
+    monkeypatch.setattr(on_device, "SHARE", 0)
+    monkeypatch.setattr(on_device, "MOST_PADDING", 1 << 30)
     rng = np.random.default_rng(0)
     dets, truths = ordinary(rng, images=40, classes=3)
     ignored, rules = rng.random(len(truths.crowd)) < 0.3, PROTOCOLS["coco"]
-    shapes = {shape[1:] for _, shape in on_device._together(on_device._groups(dets, truths))}
-    assert len(shapes) > 2
+    shapes = on_device._shapes(on_device._groups(dets, truths))
+    assert len({shape[1:] for _, shape in on_device._together(shapes)}) > 2
     check(dets, truths, ignored, levels_of(rules), rules)
+
+
+ODD = [[1, 1, 2, 2], [0, 0, 2.5, 2.5], [0, 0, 4, 4], [-2, -2, -1, -1], [-3, -3, 0, 0], [0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("overlap", ["iou", "iobb"])
+@pytest.mark.parametrize("many", [3, 15, 63])  # one truth of padding, and one detection
+def test_padding_is_never_found(many, overlap, on_host):
+    low = np.stack([100.0 + 30 * np.arange(many), np.full(many, 50.0)], axis=1)
+    true = np.concatenate([low, low + 20], axis=1)
+    near_origin = np.concatenate([true[1:], [[-2, -2, -1, -1]]])
+    plain = (true[:3] + 1, [0.3, 0.2, 0.1], [0] * 3)
+    odd = np.concatenate([ODD, true[:1] + 1]), np.linspace(0.9, 0.3, 7), [0] * 7
+    found = [odd, plain, plain, odd, plain, plain, odd, odd]
+    dets, truths, _ = read(found, [(true, [0] * many)] * 7 + [(near_origin, [0] * many)])
+    for rules in PROTOCOLS.values():
+        levels = levels_of(rules, [0.02, 0.1, 0.5])
+        check(dets, truths, truths.crowd, levels, rules, overlap)
+        check(dets, truths, np.arange(len(truths.crowd)) % 2 == 0, levels, rules, overlap)
+    assert max(on_host) <= 12  # the three images with few detections; the rest is the device's
+
+
+def test_equals_the_host_with_64_bits(one_shape):
+    dets, truths = ordinary(np.random.default_rng(7), images=9, classes=2)
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in RULES:
+            check(dets, truths, truths.crowd, levels_of(PROTOCOLS[name]), PROTOCOLS[name])
 
 
 def ordinary(rng, images, classes):
@@ -223,8 +257,9 @@ def test_groups_too_large_for_a_call_and_tables_without_rows(one_shape, monkeypa
 def test_numbers_that_float32_cannot_hold(one_shape, on_host):
     far = [[0, 0, 1e150, 1e150], [1e39, 0, 2e39, 1e39], [2**40, 0, 2**41, 9], [0, 0, 1e-30, 1e-30]]
     boxes = np.array([*far, [0, 0, 1e-300, 5], [0, 0, 0, 0], [9, 9, 1, 1], [1, 1, 1 + 1e-12, 2]])
-    one = (boxes, np.linspace(1, 0.3, 8), np.zeros(8, int))
-    dets, truths, _ = read([one], [(boxes, np.zeros(8, int))])
+    one = (np.zeros((8, 4)), np.linspace(1, 0.3, 8), np.zeros(8, int))
+    tables = read([one], [(np.zeros((8, 4)), np.zeros(8, int))])[:2]
+    dets, truths = (table._replace(boxes_xyxy=boxes) for table in tables)  # `read` refuses the far
     for name in ("coco", "voc", "l0sg"):
         got = check(dets, truths, truths.crowd, levels_of(PROTOCOLS[name]), PROTOCOLS[name])
         assert (got[:, 0] >= 0).sum() > 3
@@ -249,21 +284,68 @@ def test_a_second_data_set_compiles_nothing(one_shape):
     assert programs == before > 0
 
 
+def ragged(rng, images):
+    """0 to 129 detections an image, in one class, of 0 to 19 truths."""
+    detections, truths = [], []
+    for m, n in zip(rng.integers(0, 20, images), rng.integers(0, 130, images), strict=True):
+        low, mine = rng.uniform(0, 400, (m, 2)), rng.integers(0, max(m, 1), n)
+        true = np.concatenate([low, low + rng.uniform(8, 60, (m, 2))], axis=1)
+        boxes = true[mine] if m else np.tile([0, 0, 9, 9], (n, 1))
+        boxes = (boxes + rng.normal(0, 5, (n, 4))).astype(np.float32)
+        detections.append((boxes, rng.random(n), np.zeros(n)))
+        truths.append((true.astype(np.float32), np.zeros(m)))
+    return read(detections, truths)[:2]
+
+
+def test_ragged_data_needs_few_programs_in_the_shapes_of_the_module(monkeypatch, on_host):
+    programs, plain = [], on_device._match
+
+    def counted(*tables, choices):
+        programs.append((*(np.shape(table) for table in tables), choices))
+        return plain(*tables, choices=choices)
+
+    monkeypatch.setattr(on_device, "_match", counted)
+    known = []
+    for seed in (1, 2, 3):
+        dets, truths = ragged(np.random.default_rng(seed), images=500)
+        check(dets, truths, truths.crowd, levels_of(PROTOCOLS["coco"]), PROTOCOLS["coco"])
+        known.append((len(set(programs)), plain._cache_size()))
+        assert on_host[-1] < 0.5 * len(dets.group)
+    assert 0 < known[0][0] <= 4
+    assert known[2] == known[1] == known[0]
+
+
+def test_shapes_that_do_not_pay_are_left_to_the_host():
+    def shapes(dets, truths):
+        nothing = np.zeros(len(dets), int)
+        groups = on_device._Groups(nothing[:0], nothing, np.array(dets), nothing, np.array(truths))
+        return (on_device._shapes(groups) >= 0).tolist()
+
+    assert shapes([100] * 9 + [5], [12] * 9 + [3]) == [True] * 9 + [False]  # too few
+    assert shapes([130] * 9, [5] * 9) == [False] * 9  # padded to 512 and 16
+    assert shapes([1 << 17], [3]) == [False]  # fits into no call
+    assert shapes([8, 32, 128, 512, 2048], [4] * 5) == [False] * 4 + [True]
+    assert shapes([], []) == []
+
+
 def test_worthwhile():
     none = ([], [], [])
     some = (np.zeros((200, 4)), np.zeros(200), np.zeros(200))
     true = (np.zeros((100, 4)), np.zeros(100))
-    for images, want in ((4, False), (5, True)):
+    for images, want in ((24, False), (25, True)):
         assert on_device.worthwhile(*read([some] * images, [true] * images)[:2]) is want
+    other = (true[0], np.arange(100) % 2)  # half of them of another class
+    for images, want in ((49, False), (50, True)):
+        assert on_device.worthwhile(*read([some] * images, [other] * images)[:2]) is want
     # Detections here and truths there are no pairs.
-    assert not on_device.worthwhile(*read([some] * 9 + [none], [([], [])] * 9 + [true])[:2])
+    assert not on_device.worthwhile(*read([some] * 30 + [none], [([], [])] * 30 + [true])[:2])
     assert not on_device.worthwhile(*read([], [])[:2])
 
 
 def test_the_memory_of_a_call_is_bounded():
     choices = on_device.CHOICES
-    for d, m in ((128, 16), (8, 1 << 14), (1 << 13, 4)):
-        seats = min(on_device.PAIRS // (d * m), on_device.SEATS)
+    for d, m in ((128, 16), (8, 4), (8, 1 << 14), (1 << 13, 4)):
+        seats = on_device.PAIRS // (d * m)
         shapes = (seats, d, 5), (seats, m, 5), (), (on_device.LEVELS,)
         boxes, truths, extra, levels = (jax.ShapeDtypeStruct(s, np.float32) for s in shapes)
         flags = jax.ShapeDtypeStruct((seats, m, 3), bool)

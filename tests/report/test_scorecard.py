@@ -57,6 +57,7 @@ def test_nothing_prints_nan(protocol):
     [
         ("training", "TRAINED ON THESE PATIENTS"),
         ("unknown", "does not say whom it was trained on"),
+        ("split by slice", "SPLIT BY SLICE: slices of one patient may be on both sides"),
         ("declared others", "declared to be others"),
     ],
 )

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 
+import cv2
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -14,8 +15,9 @@ import pytest
 import toy
 
 from jaxdet import run as runs
-from jaxdet.data import sources
-from jaxdet.study import crossval
+from jaxdet.data import manifest, sources
+from jaxdet.report import folds as reporting
+from jaxdet.study import crossval, kept
 from jaxdet.train import evaluate as scoring
 from jaxdet.train import log, loop
 
@@ -122,6 +124,18 @@ def test_the_result_holds_folds_mean_and_sd(straight):
     assert (result["k"], result["seed"], result["selection"]) == (3, 0, "nested")
     assert (result["protocol"], result["ddof"], result["against"]) == ("yolo", 1, [])
     assert result["experiment"]["data"]["split"] == "fold"
+    # With val held out n_test / n_train is larger than 1 / (k - 1).
+    shares = [
+        len(row["patients"]) / (8 - len(row["patients"]) - len(row["val_patients"]))
+        for row in plan["folds"]  # one image a patient
+    ]
+    assert result["test_share"] == pytest.approx(np.mean(shares))
+    assert result["test_share"] > 1 / 2
+    audits = [read(out / f"fold_{i}" / "metrics" / "test_yolo.json")["audit"] for i in range(3)]
+    for what in ("truths", "detections"):
+        assert result["audit"][what]["all"] == sum(one[what]["all"] for one in audits)
+    assert result["audit"]["truths"]["all"] == plan["data"]["boxes"]
+    assert "verdicts, protocol yolo" in reporting.fold_table(result)
     for row, planned in zip(result["folds"], plan["folds"], strict=True):
         scores = read(out / f"fold_{row['fold']}" / "metrics" / "test_yolo.json")
         assert {name: row[name] for name in crossval.METRICS} == {
@@ -259,6 +273,109 @@ def test_against_another_of_the_same_folds(straight, tmp_path):
 
 
 @pytest.mark.usefixtures("untrained")
+def test_tests_of_before_stay_until_there_are_others(straight, tmp_path):
+    out, other = (shutil.copytree(straight[0], tmp_path / name) for name in "ab")
+    tests = run(out, resume=True, against=[str(other)])["against"]
+    assert run(out, resume=True)["against"] == tests
+    assert read(out / "crossval.json")["against"] == json.loads(json.dumps(tests))
+    assert f"against {other}" in reporting.fold_table(read(out / "crossval.json"))
+    content = read(out / "crossval.json")
+    content["folds"][0]["ap50"] = 0.125  # as of a fold that was trained anew since
+    (out / "crossval.json").write_text(json.dumps(content))
+    assert run(out, resume=True)["against"] == []
+
+
+@pytest.mark.usefixtures("untrained")
+def test_itself_and_one_twice_are_refused(straight, tmp_path, monkeypatch):
+    out, other = (shutil.copytree(straight[0], tmp_path / name) for name in "ab")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"--against a: .*a is the cross-validation itself"):
+        run(out, resume=True, against=["a"])
+    with pytest.raises(ValueError, match=r"--against b: .*b is named twice"):
+        run(out, resume=True, against=[str(other), "b"])
+
+
+def changed(content, **fields):
+    return json.dumps({**content, **fields})
+
+
+def rows_with(content, **fields):
+    return changed(content, folds=[{**row, **fields} for row in content["folds"]])
+
+
+BROKEN_RESULTS = {
+    "empty": (lambda c: "", "Expecting value"),
+    "cut off": (lambda c: json.dumps(c)[:-9], "Expecting|Unterminated|delimiter"),
+    "a list": (lambda c: "[]", "wants to hold an object and holds a list"),
+    "no digest": (lambda c: json.dumps({k: c[k] for k in c if k != "folds_digest"}), "has no 'fol"),
+    "format": (lambda c: changed(c, format=1), "its format is 1; this jaxdet reads 2"),
+    "metric missing": (
+        lambda c: changed(c, folds=[{"fold": i, "ap50": 0.5} for i in range(3)]),
+        "it has no 'precision'",
+    ),
+    "NaN": (lambda c: rows_with(c, ap50=float("nan")), "ap50 wants a finite number or null"),
+    "text": (lambda c: rows_with(c, ap50="0.5"), "ap50 wants a finite number or null; got '0.5'"),
+    "two folds": (lambda c: changed(c, folds=c["folds"][:2]), r"0 to 2 and are \[0, 1\]"),
+    "one twice": (lambda c: rows_with(c, fold=1), r"0 to 2 and are \[1, 1, 1\]"),
+    "audit": (lambda c: changed(c, audit={}), "has no 'protocol'"),
+    "against": (lambda c: changed(c, against=[{}]), "is broken: it has no"),
+    "experiment": (lambda c: changed(c, experiment={"model": 3}), "is broken"),
+}
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("name", BROKEN_RESULTS)
+def test_a_broken_result_is_refused_by_name_ours_or_a_rivals(straight, tmp_path, name):
+    broken, message = BROKEN_RESULTS[name]
+    other = shutil.copytree(straight[0], tmp_path / "other")
+    (other / "crossval.json").write_text(broken(read(other / "crossval.json")))
+    for words in (message, r"other/crossval\.json is broken", "Remove that file"):
+        with pytest.raises(ValueError, match=words):
+            run(tmp_path / "new", against=[str(other)])
+        with pytest.raises(ValueError, match=words):
+            run(other, resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize(
+    ("file", "content", "way"),
+    [
+        ("folds.json", "", "Choose another --out"),
+        ("folds.json", "{}", "it has no 'format'"),
+        ("fold_1/metrics/test_yolo.json", "{", "--resume scores the fold again"),
+        ("fold_1/run.json", "{", "to train this fold anew"),
+        ("fold_1/run.json", '{"format": 1}', "it has no 'family'"),
+    ],
+)
+def test_other_broken_files_are_refused_by_name(straight, tmp_path, file, content, way):
+    out = shutil.copytree(straight[0], tmp_path / "cv")
+    (out / file).write_text(content)
+    with pytest.raises(ValueError, match=f"{file} is broken.*{way}"):
+        run(out, resume=True)
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ap50": float("inf")}, "ap50 wants a finite number or null"),
+        ({"protocols": []}, "test_yolo.json is broken"),
+        ({"audit": None}, "audit wants a dict"),
+    ],
+)
+def test_broken_scores_are_refused(straight, tmp_path, fields, message):
+    out = shutil.copytree(straight[0], tmp_path / "cv")
+    file = out / "fold_1" / "metrics" / "test_yolo.json"
+    file.write_text(json.dumps({**read(file), **fields}))
+    with pytest.raises(ValueError, match=message):
+        run(out, resume=True)
+    # Those of other weights are no concern of ours.
+    file.write_text(json.dumps({**read(file), "weights": "latest"}))
+    assert kept.scores(file, {"weights": "best"}) is None
+
+
+@pytest.mark.usefixtures("untrained")
 def test_others_of_other_folds_are_refused(straight, tmp_path):
     out = straight[0]
     other = shutil.copytree(out, tmp_path / "other")
@@ -303,6 +420,138 @@ def test_another_config_or_other_data_are_refused_by_name(straight, change, trai
 def test_a_folder_that_is_there_is_refused_without_resume(straight):
     with pytest.raises(ValueError, match="is a cross-validation already: add --resume"):
         run(straight[0])
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_something_else_is_refused(straight, tmp_path, resume):
+    one = shutil.copytree(straight[0] / "fold_0", tmp_path / "run")
+    lost = shutil.copytree(straight[0], tmp_path / "lost")
+    (lost / "folds.json").unlink()
+    (tmp_path / "file").touch()
+    for out in (one, lost, tmp_path / "file"):
+        with pytest.raises(ValueError, match="is there and is no cross-validation"):
+            run(out, resume=resume)
+    assert not (one / "folds.json").exists()
+    with pytest.raises(ValueError, match="wants a folder"):
+        run("", resume=resume)
+
+
+def test_an_empty_folder_and_one_that_was_only_locked_are_begun(tmp_path, monkeypatch):
+    def train(*_, **__):
+        raise Killed
+
+    monkeypatch.setattr(loop, "train", train)
+    (tmp_path / "cv").mkdir()
+    for names in ((), (".lock", "folds.json.part")):
+        for name in names:
+            (tmp_path / "cv" / name).touch()
+        with pytest.raises(Killed):
+            run(tmp_path / "cv")
+        (tmp_path / "cv" / "folds.json").unlink()
+
+
+def test_two_at_once_are_refused(straight, tmp_path):
+    out = shutil.copytree(straight[0], tmp_path / "cv")
+    (out / "fold_1" / "metrics" / "test_yolo.json").unlink()
+    seen = []
+
+    def second(text):
+        if "fold 1 (0 to 2): training" in text:
+            with pytest.raises(ValueError, match="is in use by"):
+                run(out, resume=True)
+            seen.append(text)
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(out, resume=True, say=second)
+    assert len(seen) == 1
+
+
+@pytest.mark.usefixtures("untrained")
+def test_folds_that_were_extended_or_lost_their_run_are_refused(straight, tmp_path):
+    out = shutil.copytree(straight[0], tmp_path / "cv")
+    file = out / "fold_1" / "run.json"
+    plain = read(file)
+    longer = {**plain["experiment"], "train": {**plain["experiment"]["train"], "epochs": 9}}
+    file.write_text(changed(plain, experiment=longer))
+    with pytest.raises(ValueError, match=r"fold_1 was made with .*\n  train.epochs: was 9, now 2"):
+        run(out, resume=True)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"fold_1 holds checkpoints and no run\.json"):
+        run(out, resume=True)
+    shutil.rmtree(out / "fold_1")
+    content = read(out / "crossval.json")
+    other = {**content["experiment"], "train": {**content["experiment"]["train"], "lr": 0.5}}
+    (out / "crossval.json").write_text(changed(content, experiment=other))
+    with pytest.raises(ValueError, match=r"cv was made with another config.*\n  train\.lr: was 0"):
+        run(out, resume=True)
+
+
+def test_scores_without_their_run_do_not_count_as_done(straight, tmp_path, monkeypatch):
+    out, told = shutil.copytree(straight[0], tmp_path / "cv"), []
+    (out / "fold_1" / "run.json").unlink()
+    shutil.rmtree(out / "fold_1" / "checkpoints")
+
+    def train(*_, **__):
+        raise Killed
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(Killed):
+        run(out, resume=True, say=told.append)
+    assert "1 folds to do" in told[0]
+
+
+def listed(folder, corners="5,5,25,25"):
+    """A CSV of eight patients with one image each."""
+    folder.mkdir(exist_ok=True)
+    lines = ["file,x0,y0,x1,y1,patient"]
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 255, (64, 64)).astype(np.uint8)
+        cv2.imwrite(str(folder / f"p{i}.png"), pixels)
+        lines.append(f"p{i}.png,{corners},patient {i}")
+    (folder / "boxes.csv").write_text("\n".join(lines))
+    data = {"source": "csv", "split": "patient", "window_hu": None}
+    return data | {"path": str(folder / "boxes.csv")}
+
+
+def finished(out, one, summary):
+    """A cross-validation of `one` in `out` that nobody trained; every fold has the same scores."""
+    plan = manifest.manifest(one.data)
+    runs.write_json(out / "folds.json", plan)
+    for fold in range(3):
+        facts = {"folds_digest": plan["digest"], "split_digest": "0123"}
+        made = runs.create(out / f"fold_{fold}", crossval.of_fold(one, fold), ("a",), **facts)
+        made.write_metrics("test_yolo", {**summary, "other_data": False})
+    return run(out, one, resume=True)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_moved_data_are_the_same_and_moved_boxes_are_not(straight, tmp_path, monkeypatch):
+    summary = read(straight[0] / "fold_0" / "metrics" / "test_yolo.json")
+    out = tmp_path / "cv"
+    result = finished(out, experiment(listed(tmp_path / "a")), summary)
+    far = listed(tmp_path / "b")
+    again = run(out, experiment(far, log_every=9), resume=True)
+    assert (again["folds"], again["folds_digest"]) == (result["folds"], result["folds_digest"])
+    monkeypatch.chdir(tmp_path / "b")
+    assert run(out, experiment({**far, "path": "boxes.csv"}), resume=True)["folds"]
+    moved = experiment(listed(tmp_path / "b", "6,5,26,25"))
+    with pytest.raises(ValueError, match="the boxes or labels of some images have changed"):
+        run(out, moved, resume=True)
+    with pytest.raises(ValueError, match="the boxes or labels of some images have changed"):
+        run(tmp_path / "new", moved, against=[str(out)])
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_nested_val_without_a_lesion_is_refused(tmp_path, monkeypatch):
+    without_lesions(monkeypatch, range(2, 8))  # two patients with lesions, and three folds
+    with pytest.warns(UserWarning, match="no lesion among them"):  # noqa: SIM117
+        with pytest.raises(
+            ValueError, match=r"fold \d's val has no lesion .*--selection test_fold"
+        ):
+            run(tmp_path / "cv")
+    assert not (tmp_path / "cv").exists()
 
 
 @pytest.mark.usefixtures("untrained")

@@ -1,6 +1,7 @@
 """`jaxdet crossval` that is killed again and again prints the whole table of one that was not."""
 
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -84,7 +85,7 @@ def test_killed_and_resumed_it_prints_the_whole_table(straight, tmp_path):
     for name in ("folds.json", "crossval.json"):
         assert (command.out / name).read_bytes() == (straight.out / name).read_bytes()
     assert command.table() == straight.table()
-    assert [line.split()[0] for line in command.table()[2:]] == [
+    assert [line.split()[0] for line in command.table()[2:8]] == [
         *("fold", "fold", "fold", "fold"),
         *("mean", "+-"),
     ]
@@ -92,8 +93,9 @@ def test_killed_and_resumed_it_prints_the_whole_table(straight, tmp_path):
 
 def test_against_after_the_fact_only_prints(straight, tmp_path):
     before = straight.told()
-    assert straight.finish("--resume", "--against", str(straight.out)) == 0
+    other = shutil.copytree(straight.out, tmp_path / "other")
+    assert straight.finish("--resume", "--against", str(other)) == 0
     told = straight.told().removeprefix(before)
-    assert f"against {straight.out}: p-values of paired tests" in told
+    assert f"against {other}: p-values of paired tests" in told
     assert "n/a (all differences are 0)" in told
     assert "training into" not in told

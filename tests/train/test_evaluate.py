@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from jaxdet import metrics
 from jaxdet import run as runs
 from jaxdet.data import sources
 from jaxdet.data.transforms import letterbox
-from jaxdet.train import evaluate, loop, parallel
+from jaxdet.train import evaluate, loop, parallel, unseen
 from jaxdet.types import Detections, Example
 
 
@@ -82,7 +83,7 @@ def test_broken_scores_name_an_image():
     experiment = toy.experiment()
     dataset = sources.load(experiment.data, "val")
     with pytest.raises(
-        FloatingPointError, match=r"scores on phantom patient .* and 3 more"
+        FloatingPointError, match=r"scores or boxes on phantom patient .* and 3 more"
     ) as told:
         evaluate.evaluate(
             parallel.map_detect(broken),
@@ -214,3 +215,51 @@ def test_a_family_that_skips_empty_images_does_so_under_l0sg_only(protocol, coun
     monkeypatch.setattr(toy, "SKIPS_EMPTY_IMAGES", True, raising=False)
     skipping = evaluate.evaluate(look, None, dataset, experiment, progress=False)
     assert skipping["truths"] == (lesions if counts else 0)
+
+
+def test_other_truth_under_the_same_names_is_refused(tmp_path):
+    """A copy of the data with boxes elsewhere in the test fold, where split_digest is blind."""
+
+    def boxes(name, shifted=()):
+        (tmp_path / name).mkdir()
+        rows = ["file,x0,y0,x1,y1,patient"]
+        for p in range(6):
+            cv2.imwrite(str(tmp_path / name / f"{p}.png"), np.full((40, 40), 9 * p, np.uint8))
+            rows.append(f"{p}.png,{2 + (p in shifted)},2,20,20,q{p}")
+        (tmp_path / name / "boxes.csv").write_text("\n".join(rows))
+        return str(tmp_path / name / "boxes.csv")
+
+    told = {"source": "csv", "split": "fold", "folds": 3, "path": boxes("here")}
+    experiment = toy.experiment(data={**told, "window_hu": None})
+    train, val, test = (sources.load(experiment.data, s) for s in ("train", "val", "test"))
+    digests = unseen.digests(experiment.data, train, val)
+    assert set(digests) == {"split_digest", "folds_digest"}
+    run = runs.create(tmp_path / "run", experiment, train.class_names, **digests)
+    unseen.check_unchanged(moved(run, boxes("copy")))
+    other = moved(run, boxes("other", [int(record.name[0]) for record in test.records]))
+    again = [sources.load(other.experiment.data, s) for s in ("train", "val")]
+    assert sources.digest(*again) == digests["split_digest"]
+    with pytest.raises(ValueError, match=r"boxes\.csv, their truth or their split have changed"):
+        evaluate.score_run(other)
+
+
+def moved(run, path):
+    data = dataclasses.replace(run.experiment.data, path=path)
+    return dataclasses.replace(run, experiment=dataclasses.replace(run.experiment, data=data))
+
+
+def test_the_numbers_are_written_last(tmp_path, monkeypatch):
+    run = scored_run(tmp_path / "run")
+    scored = evaluate.score_run(run)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    for room, part in ((evaluate.tables, "write_csv"), (evaluate.errors, "contact_sheet")):
+        with monkeypatch.context() as patch:
+            patch.setattr(room, part, killed)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate.write(run, "val_yolo", scored)
+        assert not (run.path / "metrics" / "val_yolo.json").exists()
+    evaluate.write(run, "val_yolo", scored)
+    assert (run.path / "metrics" / "val_yolo.json").exists()

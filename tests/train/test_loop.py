@@ -152,8 +152,24 @@ def test_a_finished_run_can_be_extended_and_trains_on(straight, tmp_path):
         loop.train(straight.experiment, tmp_path / "run")
     run = loop.train(straight.experiment, tmp_path / "run", resume=True)
     assert saved(run)[1]["step"] == 6
+    assert runs.open_run(run.path).experiment == straight.experiment  # as it was trained, longer
+    loop.train(short, tmp_path / "run", resume=True)  # nothing is left to do, and nothing unlearned
+    assert runs.open_run(run.path).experiment == straight.experiment
     again = loop.train(straight.experiment, tmp_path / "run", resume=True)  # nothing left to do
     assert_same_bytes(saved(again), saved(run))
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_folder_that_another_trains_into_is_refused(straight, tmp_path):
+    short = with_train(straight.experiment, epochs=1)
+    with runs.locked(tmp_path / "run"):
+        for resume in (False, True):
+            with pytest.raises(ValueError, match="run is in use by process"):
+                loop.train(short, tmp_path / "run", resume=resume)
+        assert not (tmp_path / "run" / "run.json").exists()
+    run = loop.train(short, tmp_path / "run")
+    with runs.locked(run.path):  # it has let go
+        assert saved(run)[1]["step"] == 2
 
 
 @pytest.mark.usefixtures("plain")
@@ -213,6 +229,21 @@ def test_a_start_that_knows_the_judges_is_refused(straight, tmp_path):
         ValueError, match=r"init_from: .* was trained on \d of the patients .* val split"
     ):
         loop.train(other, tmp_path / "run")
+    # They are others, says who knows: then their names are nobody's here.
+    other = with_train(other, init_patients="others", epochs=1)
+    own = {record.patient for record in sources.load(other.data, "train").records}
+    run = loop.train(other, tmp_path / "run")
+    assert run.facts["trained_on"] == sorted(own) != straight.facts["trained_on"]
+
+
+@pytest.mark.usefixtures("plain")
+def test_patients_are_inherited_through_a_run_of_other_data(straight, tmp_path):
+    """X, then Y from X, then X again from Y: patients of X that Y never saw are still known."""
+    data = {"phantom_patients": 6, "seed": 5}
+    between = toy.experiment(data=data, epochs=1, init_from=str(straight.path))
+    own = {record.patient for record in sources.load(between.data, "train").records}
+    run = loop.train(between, tmp_path / "y")
+    assert own < set(run.facts["trained_on"]) == set(straight.facts["trained_on"])
 
 
 @pytest.mark.parametrize(

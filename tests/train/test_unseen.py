@@ -1,6 +1,5 @@
 """Whom a RUN was trained on is remembered, and they are never scored by mistake."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import toy
 
 from jaxdet import run as runs
-from jaxdet.config import Data
 from jaxdet.data.sources import Dataset, Record
 from jaxdet.train import unseen
 
@@ -36,18 +34,14 @@ def make(path, patients=("p2", "p10"), **data):
 
 
 def test_patients_of_training_are_sorted_and_told_once():
-    assert unseen.trained_on(Data(), dataset(["b", "a", "b"])) == ["a", "b"]
+    assert unseen.trained_on(dataset(["b", "a", "b"])) == ["a", "b"]
 
 
-def test_a_start_on_the_same_data_adds_its_patients(tmp_path):
+def test_the_patients_of_a_start_belong_to_them(tmp_path):
     start = make(tmp_path / "start", ["c", "a"])
-    same = start.experiment.data
-    assert unseen.trained_on(same, dataset(["b", "a"]), start) == ["a", "b", "c"]
-    assert unseen.trained_on(replace(same, split_seed=9), dataset(["b"]), start) == ["a", "b", "c"]
-    assert unseen.trained_on(replace(same, seed=9), dataset(["b"]), start) == ["b"]
-    assert unseen.trained_on(replace(same, source="coco"), dataset(["b"]), start) == ["b"]
+    assert unseen.trained_on(dataset(["b", "a"]), start) == ["a", "b", "c"]
     older = make(tmp_path / "older", None)
-    assert unseen.trained_on(same, dataset(["b"]), older) == ["b"]
+    assert unseen.trained_on(dataset(["b"]), older) == ["b"]
 
 
 def test_who_was_trained_on_is_refused(tmp_path):
@@ -89,16 +83,23 @@ def test_a_patient_hidden_in_a_file_name_is_found_by_the_pattern_of_the_run(tmp_
     assert unseen.check_unseen(run, dataset(["q", "r"], names=files), other_data=True) == "unseen"
 
 
-def test_a_start_that_knows_the_scored_is_refused_or_told(tmp_path):
-    start = make(tmp_path / "start")
-    same, other = start.experiment.data, replace(start.experiment.data, seed=1)
-    with pytest.raises(
-        ValueError, match=r"init_from: .*start was trained on 1 of .* val split \(p2\)"
-    ):
-        unseen.check_start(start, same, dataset(["p2", "p3"], "val"))
-    with pytest.warns(UserWarning, match="if these are the same people"):
-        unseen.check_start(start, other, dataset(["p2", "p3"], "val"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        unseen.check_start(start, same, dataset(["p3"], "val"))
-        unseen.check_start(make(tmp_path / "older", None), same, dataset(["p2"]))
+def test_a_split_by_slice_is_said_and_not_refused(tmp_path):
+    run = make(tmp_path / "run", split="fold", split_unit="slice")
+    for split, told in (("test", "split by slice"), ("train", "training")):
+        assert unseen.check_unseen(run, dataset(["p2"], split)) == told
+    with pytest.raises(ValueError, match="trained on 1 of the patients"):
+        unseen.check_unseen(run, dataset(["p2"]), other_data=True)
+    # Only folds are dealt by slice.
+    drawn = make(tmp_path / "drawn", split="patient", split_unit="slice")
+    with pytest.raises(ValueError, match="trained on 1 of the patients"):
+        unseen.check_unseen(drawn, dataset(["p2"]))
+
+
+@pytest.mark.parametrize("data", [{}, {"seed": 1}, {"source": "coco"}])
+def test_a_start_that_knows_the_scored_is_refused_whatever_its_data(tmp_path, data):
+    start = make(tmp_path / "start", **data)
+    message = r"init_from: .*start was trained on 1 of .* val split \(P2\).*init_patients=.others"
+    with pytest.raises(ValueError, match=message):
+        unseen.check_start(start, dataset(["P2", "p3"], "val"))
+    unseen.check_start(start, dataset(["p3"], "val"))
+    unseen.check_start(make(tmp_path / "older", None), dataset(["p2"]))

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Cross-validates YOLOv8n on a tiny phantom, killed and resumed, then against another training.
+#
+#     bash scripts/reproduce/crossval_phantom.sh DIR      (a few minutes on two CPU cores)
+#
+# What it says goes to the screen; DIR holds both cross-validations and their tables.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+dir=${1:?a folder for the results is wanted}
+mkdir -p "$dir"
+small=(--folds 3 --data.phantom-patients 24 --data.image-size 128 --train.epochs 30 --train.batch-size 8
+    --evaluate.batch-size 8 --train.nominal-batch 8)
+
+echo "== killed in the first fold"
+jaxdet crossval configs/demo.py "${small[@]}" --out "$dir/mosaic" 2> "$dir/1.log" &
+sleep 45
+kill -9 $!
+wait
+ls "$dir/mosaic" "$dir/mosaic/fold_0/checkpoints"
+echo "== refused without --resume"
+jaxdet crossval configs/demo.py "${small[@]}" --out "$dir/mosaic"
+echo "== resumed, and asked to stop (SIGTERM)"
+jaxdet crossval configs/demo.py "${small[@]}" --out "$dir/mosaic" --resume 2> "$dir/2.log" &
+sleep 75
+kill -TERM $!
+wait $!
+echo "exit code $?"
+echo "== resumed to the end"
+jaxdet crossval configs/demo.py "${small[@]}" --out "$dir/mosaic" --resume 2> "$dir/3.log" |
+    tee "$dir/mosaic.txt"
+echo "== another training, against it"
+jaxdet crossval configs/demo.py "${small[@]}" --data.augment.mosaic 0 --out "$dir/plain" \
+    --against "$dir/mosaic" 2> "$dir/4.log" | tee "$dir/plain.txt"
