@@ -146,6 +146,7 @@ def wilcoxon(a: Values, b: Values, alternative: Alternative = "two-sided") -> Te
         why = f"n = {len(difference)}" if len(difference) < 2 else "all differences are 0"
         return _undefined(name, difference, alternative, why)
     method = stats.PermutationMethod() if len(moved) <= ALL_SIGNS else "auto"
+    method = "exact" if len(moved) == 1 else method  # SciPy permutes two or more
     test = stats.wilcoxon(moved, alternative=alternative, method=method)
     return Test(
         name,

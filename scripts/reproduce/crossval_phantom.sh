@@ -11,17 +11,20 @@ mkdir -p "$dir"
 small=(--folds 3 --data.phantom-patients 24 --data.image-size 128 --train.epochs 30 --train.batch-size 8
     --evaluate.batch-size 8 --train.nominal-batch 8)
 
+has_checkpoint() { ls -d "$dir/mosaic/$1/checkpoints/"[0-9]* > /dev/null 2>&1; }
+
 echo "== killed in the first fold"
 jaxdet crossval configs/demo.py "${small[@]}" --out "$dir/mosaic" 2> "$dir/1.log" &
-sleep 45
+until has_checkpoint fold_0; do sleep 1; done
+sleep 5
 kill -9 $!
 wait
 ls "$dir/mosaic" "$dir/mosaic/fold_0/checkpoints"
 echo "== refused without --resume"
 jaxdet crossval configs/demo.py "${small[@]}" --out "$dir/mosaic"
-echo "== resumed, and asked to stop (SIGTERM)"
+echo "== resumed, and asked to stop (SIGTERM) in the second fold"
 jaxdet crossval configs/demo.py "${small[@]}" --out "$dir/mosaic" --resume 2> "$dir/2.log" &
-sleep 75
+until has_checkpoint fold_1; do sleep 1; done
 kill -TERM $!
 wait $!
 echo "exit code $?"

@@ -1,5 +1,6 @@
 """Statistics against SciPy, against definitions and by hand; what is not defined is None."""
 
+import itertools
 import math
 
 import numpy as np
@@ -329,3 +330,26 @@ def test_texts():
     assert st.interval_text(interval) == "0.614 to 0.752 (95 % bca, 41 patients)"
     alone = interval._replace(low=None, high=None, why="1 patient")
     assert st.interval_text(alone) == "n/a (1 patient)"
+
+
+@pytest.mark.parametrize(
+    ("alternative", "up", "down"), [("two-sided", 1, 1), ("greater", 0.5, 1), ("less", 1, 0.5)]
+)
+def test_wilcoxon_where_only_one_pair_differs(alternative, up, down):
+    # One sign: above or below with probability one half each.
+    more, same = [0.1, 0.2, 0.4], [0.1, 0.2, 0.3]
+    assert st.wilcoxon(more, same, alternative).p == pytest.approx(up)
+    assert st.wilcoxon(same, more, alternative).p == pytest.approx(down)
+
+
+def test_every_pattern_of_zeros_and_signs_has_an_answer():
+    for signs in itertools.product((-1, 0, 1), repeat=4):
+        a = np.array(signs) * [0.1, 0.2, 0.3, 0.4]
+        for alternative in ("two-sided", "greater", "less"):
+            tests = (
+                st.wilcoxon(a, np.zeros(4), alternative),
+                st.paired_t(a, np.zeros(4), alternative),
+                st.corrected_t(a, np.zeros(4), 0.3, alternative),
+            )
+            for test in tests:
+                assert (test.p is None) == (not any(signs)) and (test.p is None or 0 < test.p <= 1)
