@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdet.metrics.statistics import Interval, interval_text
-from jaxdet.report import tables
+from jaxdet.report import errors, tables
 
 _PAPER_2 = ("iou30", "iou50", "iou70", "iobb30", "iobb50", "iobb70")
 _HEADS = ("IoU30", "IoU50", "IoU70", "IoBB30", "IoBB50", "IoBB70")
@@ -93,12 +93,7 @@ def levels(card: Mapping[str, Any]) -> str:
 
 def audit(card: Mapping[str, Any]) -> str:
     """What became of truths and detections at the score of the best F1."""
-    told = card["audit"]
-    lines = [f"Errors, IoU {told['threshold']:g}, {_score(card).removeprefix(' ')}"]
-    for what in ("truths", "detections"):
-        kinds = {kind: str(count) for kind, count in told[what].items()}
-        lines += tables.aligned([(what, *kinds), ("", *kinds.values())])
-    return "\n".join(lines)
+    return errors.audit_table({"all": card["audit"]})
 
 
 def _warning(card: Mapping[str, Any]) -> list[str]:
