@@ -125,6 +125,7 @@ class Data:
     classes: tuple[str, ...] = ()  # empty: as the source says
     window_hu: tuple[float, float] | None = None  # (low, high) to [0, 1]; for CT and 16-bit images
     pad: tuple[float, ...] = (114 / 255,)  # fractions of the range: one, or one a channel
+    maps: int = 0  # so many of the last channels are maps, no picture: colours leave them alone
     max_boxes: int = 100  # an image with more is an error
     faulty_boxes: Literal["error", "clip", "drop"] = "error"  # outside, inverted or degenerate ones
     # given: its own lists; patient: drawn by patient; official: GSSD++'s; fold: cross-validation's
@@ -161,9 +162,47 @@ class Data:
             raise ValueError(f"Data.window_hu wants (low, high), low < high; got {self.window_hu}")
         if min(self.fractions) < 0 or not sum(self.fractions) > 0:
             raise ValueError(f"Data.fractions wants shares >= 0, one > 0; got {self.fractions}")
+        if not 0 <= self.maps < self.channels:
+            raise ValueError(
+                f"Data.maps wants 0 to {self.channels - 1}, fewer than channels; got {self.maps}"
+            )
         if len(self.pad) not in (1, self.channels):
             raise ValueError(
                 f"Data.pad wants one value or {self.channels}, one a channel; got {len(self.pad)}"
+            )
+
+
+@config
+class Patches:
+    """How a slice is cut into patches for the Siamese network, labelled and jittered (PCA-YOLO)."""
+
+    side: int = 64  # px; the paper's m: 64, 128 or 256
+    # When a patch holds a tumour. any: a box shares min_overlap_px px^2 or more with it; centre: a
+    # box's centre lies in it; box_share, patch_share: min_share of the box's, of the patch's area
+    label: Literal["any", "centre", "box_share", "patch_share"] = "any"
+    min_overlap_px: float = 1.0  # px^2
+    min_share: float = 0.5
+    # append: jittered copies of these shares of the patches beside them; online: so many of the
+    # patches themselves are jittered. The paper's "100 % of the positive, 20 % of the negative"
+    jitter_mode: Literal["append", "online"] = "append"
+    jitter_positive: float = 1.0
+    jitter_negative: float = 0.2
+    jitter_scale: tuple[float, float] = (0.8, 1.25)  # Ghiasi 2021: standard scale jittering
+    jitter_flip: float = 0.5  # probability, left to right
+    jitter_pad: Literal["mean", "zero", "edge", "reflect"] = "mean"  # around a patch that shrank
+    negative_share: float = 1.0  # of a slice's negatives that an epoch visits; the paper: all
+
+    def check(self) -> None:
+        """Refuses shares and scales that mean nothing."""
+        _above_zero(self, "side", "min_overlap_px")
+        for name in ("jitter_positive", "jitter_negative", "jitter_flip", "negative_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"Patches.{name} is a share; got {getattr(self, name)}")
+        if not 0 < self.min_share <= 1:
+            raise ValueError(f"Patches.min_share wants more than 0, at most 1; got {self.min_share}")
+        if not 0 < self.jitter_scale[0] <= self.jitter_scale[1]:
+            raise ValueError(
+                f"Patches.jitter_scale wants 0 < low <= high; got {self.jitter_scale}"
             )
 
 
