@@ -199,7 +199,8 @@ class Patches:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Patches.{name} is a share; got {getattr(self, name)}")
         if not 0 < self.min_share <= 1:
-            raise ValueError(f"Patches.min_share wants more than 0, at most 1; got {self.min_share}")
+            got = self.min_share
+            raise ValueError(f"Patches.min_share wants more than 0, at most 1; got {got}")
         if not 0 < self.jitter_scale[0] <= self.jitter_scale[1]:
             raise ValueError(
                 f"Patches.jitter_scale wants 0 < low <= high; got {self.jitter_scale}"

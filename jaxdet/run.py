@@ -5,6 +5,7 @@
     RUN/checkpoints/N/   state (to resume), weights (the moving average), meta (step, best, digests)
     RUN/train.jsonl      one line a logged step or evaluation; TensorBoard files beside it
     RUN/metrics/*.json   evaluations;  RUN/pictures/  curves and overlays
+    RUN/siamese/         the RUN of a first stage, and its maps
     RUN/.lock            who trains into it, while somebody does
 
 All that reads or writes a RUN goes through here.
@@ -22,7 +23,7 @@ import re
 import socket
 import typing
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -33,6 +34,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from jaxdet import models
 from jaxdet.config import Data, Experiment, from_json, to_json
 from jaxdet.models.detector import Detector
+from jaxdet.types import Array, Detections
 
 try:
     import fcntl
@@ -41,7 +43,15 @@ except ImportError:  # Windows
 
 FORMAT = 1
 # Fields that change nothing of what is learned: where the data lie, and how it is gone about.
-MOVABLE = ("data.path", "data.threads", "data.cache", "train.log_every")
+MOVABLE = (
+    "data.path",
+    "data.threads",
+    "data.cache",
+    "train.log_every",
+    "model.siamese_from",
+    "model.siamese_train.log_every",
+)
+SIAMESE = "siamese"  # the folder of a first stage, itself a RUN
 DIGESTS = ("split_digest", "folds_digest")  # of run.json, in every checkpoint and metrics file too
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of file systems that have none
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python")
@@ -102,10 +112,49 @@ class Run:
         """The RUN's detector; keywords replace fields of its Config, such as score_threshold."""
         return models.from_config(dataclasses.replace(self.experiment.model, **fields))
 
-    def predictor(self, score_threshold: float) -> Detector:
-        """The detector as prediction wants it: surer scores, and the family's PREDICT fields."""
+    def program(self, **fields: Any) -> Callable[[Any, Array], Detections]:
+        """(variables of `all_weights`, raw images) -> Detections; keywords as of `detector`."""
+        return models.program(dataclasses.replace(self.experiment.model, **fields))
+
+    def predictor(self, score_threshold: float) -> Callable[[Any, Array], Detections]:
+        """`program` as prediction wants it: surer scores, and the family's PREDICT fields."""
         fields = getattr(models.family(self.facts["family"]), "PREDICT", {})
-        return self.detector(**fields, score_threshold=score_threshold)
+        return self.program(**fields, score_threshold=score_threshold)
+
+    def first_stage(self) -> "Run":
+        """The RUN of the Siamese network inside of this one. ValueError if there is none."""
+        path = self.path / SIAMESE
+        if not (path / "run.json").exists():
+            raise ValueError(
+                f"{self.path} has no {SIAMESE}/run.json: its first stage was not trained, so that"
+                " there are no attention maps. Train it on with --resume"
+            )
+        return open_run(path)
+
+    def all_weights(self, which: Literal["best", "latest"] = "best") -> dict[str, Any]:
+        """What `program` takes: `weights`, with a first stage {"detector", "siamese"}.
+
+        ValueError as in `weights`, and where the first stage is of another split or config.
+        """
+        weights = self.weights(which)
+        if not models.has_stages(self.experiment.model):
+            return weights
+        stage = self.first_stage()
+        self.check_stage(stage)
+        return {"detector": weights, "siamese": stage.weights("best")}
+
+    def check_stage(self, stage: "Run") -> None:
+        """Refuses a Siamese RUN of another config, split or folds than this one needs."""
+        wanted = self.experiment.model.siamese
+        if stage.experiment.model != wanted:
+            old, new = _flat(to_json(stage.experiment.model)), _flat(to_json(wanted))
+            rows = "\n".join(
+                f"  {k}: it has {old.get(k)!r}, wanted {new[k]!r}"
+                for k in new
+                if old.get(k) != new[k]
+            )
+            raise ValueError(f"{stage.path} is another Siamese network than model.siamese:\n{rows}")
+        self.check_digests(stage.digests, str(stage.path))
 
     def weights(self, which: Literal["best", "latest"] = "best") -> dict[str, Any]:
         """The moving-average variables as NumPy arrays: the best evaluated ones, or the latest.
@@ -310,10 +359,9 @@ def check_same(
 
 def abstract_variables(experiment: Experiment) -> Any:
     """Shapes and dtypes of the model's variables, without computing any."""
-    module = models.from_config(experiment.model).module
-    side, channels = experiment.data.image_size, experiment.data.channels
-    image = jax.ShapeDtypeStruct((1, side, side, channels), np.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), image)
+    module, side = models.module(experiment.model), experiment.data.image_size
+    example = models.example(experiment.model, side)
+    return jax.eval_shape(module.init, jax.random.key(0), *example)
 
 
 def check_fits(variables: Any, wanted: Any, source: str) -> None:

@@ -66,6 +66,7 @@ YOLOV8: tuple[Row, ...] = (
 )
 
 TABLES: dict[str, tuple[Row, ...]] = {f"yolov8{size}": YOLOV8 for size in "nsmlx"}
+TABLES["pca_yolo"] = YOLOV8  # its detector; the Siamese network has no official weights
 
 YOLOV8_WIDTHS = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}  # channels of the stem
 

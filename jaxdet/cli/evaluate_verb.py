@@ -5,11 +5,13 @@ from typing import Literal
 
 import tyro
 
+from jaxdet import models
 from jaxdet import run as runs
 from jaxdet.cli import arguments
 from jaxdet.config import Data, Protocol
-from jaxdet.report import scorecard
+from jaxdet.report import scorecard, tables
 from jaxdet.train import evaluate as scoring
+from jaxdet.train import siamese
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +33,8 @@ def evaluate(
 
     Writes RUN/metrics/SPLIT_PROTOCOL.json, a row a patient (_patients.csv) and the detections
     (_detections.npz), and RUN/pictures: errors, FROC, precision and recall. Refuses a patient that
-    the RUN was trained on; the split train is all of them, and the table says so.
+    the RUN was trained on; the split train is all of them, and the table says so. Of a Siamese
+    network's RUN the patches are scored, RUN/metrics/SPLIT_patches.json.
 
     Args:
         run: the RUN folder.
@@ -57,11 +60,26 @@ def evaluate(
     changed = dataclasses.replace(opened, experiment=experiment)
     if other_patients and not other:
         raise ValueError("--other-patients is about other data: add --source or --builder")
+    if models.is_scorer(experiment.model):
+        _patches(opened, changed, which, other=bool(other), protocol=protocol)
+        return
     scored = scoring.score_run(
         changed, which, other_data=bool(other), other_patients=other_patients
     )
     scoring.write(opened, f"{wanted.split}_{wanted.protocol}", scored)
     print(scorecard.text(scored.card.numbers))
+
+
+def _patches(opened: runs.Run, changed: runs.Run, which: str, *, other: bool, protocol) -> None:
+    """Scores the patches of a Siamese RUN: it has no boxes, so no protocol."""
+    if other or protocol:
+        raise ValueError(
+            f"{opened.path} is a Siamese network, which scores patches of its own data: leave"
+            " --source, --builder and --protocol out"
+        )
+    summary = siamese.score_run(changed, which)
+    opened.write_metrics(f"{summary['split']}_patches", summary)
+    print(tables.pairs_table(summary))
 
 
 def _other(data: Data, source: str | None, builder: str | None) -> dict[str, str]:

@@ -27,8 +27,9 @@ def export(
     """Writes a RUN's weights or program for others, and checks that it gives the same answers.
 
     torch: the official state dict, to .safetensors, .pth or .pt, read back and compared bit for
-    bit. stablehlo: images to Detections, any batch. onnx: images to the model's raw outputs, batch
-    of one.
+    bit. stablehlo: images to Detections, any batch, all stages. onnx: images to the model's raw
+    outputs, batch of one. torch and onnx are of the detector, of PCA-YOLO's too, whose images have
+    the map already.
 
     Args:
         run: the RUN folder.
@@ -37,24 +38,27 @@ def export(
         which: the best checkpoint or the latest.
     """
     opened = runs.open_run(run)
-    variables, detector = opened.weights(which), opened.detector()
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
     if format == "torch":
-        _torch(opened, variables, out)
+        _torch(opened, opened.weights(which), out)
+    elif format == "onnx":
+        example = _images(opened, opened.experiment.model.channels)
+        onnx.export(opened.detector().module.apply, opened.weights(which), example, out)
     else:
-        data = opened.experiment.data
-        shape = (1, data.image_size, data.image_size, data.channels)
-        example = np.random.default_rng(0).random(shape, np.float32)
-        if format == "onnx":
-            onnx.export(detector.module.apply, variables, example, out)
-        else:
-            stablehlo.export(detector.detect, variables, example, out)
+        example = _images(opened, opened.experiment.data.channels)
+        stablehlo.export(opened.program(), opened.all_weights(which), example, out)
     print(f"{out}: {format}, checked against {run}")
+
+
+def _images(opened: runs.Run, channels: int) -> np.ndarray:
+    side = opened.experiment.data.image_size
+    return np.random.default_rng(0).random((1, side, side, channels), np.float32)
 
 
 def _torch(opened: runs.Run, variables: dict, out: str) -> None:
     name = models.name_of(opened.experiment.model)
-    fields = dataclasses.asdict(opened.experiment.model)
+    model = opened.experiment.model
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
     state = bridge.to_torch(name, variables, **fields)
     write.write_state_dict(out, state)
     again = read.read_state_dict(out)

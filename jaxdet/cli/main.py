@@ -9,6 +9,7 @@ VERBS = {
     "train": "train a detector from a config file into a RUN folder",
     "evaluate": "score a RUN on a split",
     "crossval": "train and score fold by fold, patients apart; mean, SD and paired tests",
+    "reproduce": "a table of a paper, the paper's numbers beside ours",
     "predict": "find lesions in images, DICOM folders and NIfTI volumes",
     "import": "official PyTorch weights to a RUN",
     "export": "a RUN to PyTorch, ONNX or StableHLO",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxdet import models
 from jaxdet.cli import arguments
 from jaxdet.report import tables
 from jaxdet.train import loop, parallel
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> None:
         parallel.start_processes()
         run = loop.train(experiment, out, resume=resume)
         if parallel.process()[0] == 0:
-            print(tables.ap_table(json.loads((run.path / "metrics" / "val.json").read_text())))
+            summary = json.loads((run.path / "metrics" / "val.json").read_text())
+            scorer = models.is_scorer(run.experiment.model)
+            print(tables.pairs_table(summary) if scorer else tables.ap_table(summary))
 
     tyro.cli(train, prog="jaxdet train", args=argv, config=(tyro.conf.FlagCreatePairsOff,))

@@ -10,6 +10,7 @@ formats_*  COCO, YOLO, Pascal VOC and CSV boxes
 duplicates the same patient or the same pixels twice
 folds      splits and folds by patient
 transforms, mosaic   augmentation;  batch   order and fixed shapes
+patches    a slice in patches, for PCA-YOLO's Siamese;  attended  slices with their attention map
 phantom    the built-in CT
 """
 
@@ -17,9 +18,10 @@ import importlib
 from typing import Any
 
 _MODULES = (
-    "archives", "batch", "builders", "dicom", "duplicates", "folds", "formats", "formats_coco",
-    "formats_csv", "formats_voc", "formats_yolo", "images", "layouts", "masks", "mosaic", "phantom",
-    "phases", "registration", "slices", "sources", "transforms", "volume",
+    "archives", "attended", "batch", "builders", "dicom", "duplicates", "folds", "formats",
+    "formats_coco", "formats_csv", "formats_voc", "formats_yolo", "images", "layouts", "masks",
+    "mosaic", "patches", "phantom", "phases", "registration", "slices", "sources", "transforms",
+    "volume",
 )  # fmt: skip
 
 

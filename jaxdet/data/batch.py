@@ -73,7 +73,7 @@ def train_sample(
         partner = int(rng.integers(len(dataset)))
         other, more = _placed(dataset, cfg, partner, rng, mosaic)
         sample, used = mixup(sample, other, rng), used + more
-    sample = sample._replace(image=random_hsv(sample.image, augment, rng))
+    sample = sample._replace(image=random_hsv(sample.image, augment, rng, cfg.maps))
     sample = flip_ud(sample) if rng.random() < augment.flip_ud else sample
     sample = flip_lr(sample) if rng.random() < augment.flip_lr else sample
     if len(sample.labels) > cfg.max_boxes:
@@ -135,7 +135,7 @@ def train_batches(
     def collate(items: Sequence[tuple[Sample, int]]) -> Batch:
         return _collate(*zip(*items, strict=True), cfg.max_boxes, rows)
 
-    return _read_ahead(row, start_step * rows, epochs * steps * rows, rows, collate, cfg.threads)
+    return read_ahead(row, start_step * rows, epochs * steps * rows, rows, collate, cfg.threads)
 
 
 def eval_batches(
@@ -151,18 +151,48 @@ def eval_batches(
     """
 
     def row(index: int) -> tuple[Sample, int, Letterbox]:
-        sample = _read(dataset, cfg, index)
+        sample, place = letterboxed(dataset, cfg, index)
         if len(sample.labels) > cfg.max_boxes:
             raise ValueError(_too_many(len(sample.labels), cfg.max_boxes, dataset[index].name))
-        image, place = letterbox(sample.image, cfg.image_size, cfg.pad)
-        boxes = place.from_original(sample.boxes_xyxy)
-        return Sample(image, boxes, sample.labels), index, place
+        return sample, index, place
 
     def collate(items: Sequence[tuple[Sample, int, Letterbox]]) -> tuple[Batch, list[Letterbox]]:
         samples, indices, places = zip(*items, strict=True)
         return _collate(samples, indices, cfg.max_boxes, batch_size), list(places)
 
-    return _read_ahead(row, 0, len(dataset), batch_size, collate, cfg.threads)
+    return read_ahead(row, 0, len(dataset), batch_size, collate, cfg.threads)
+
+
+def read_ahead(
+    row: Callable[[int], Any],
+    start: int,
+    stop: int,
+    rows: int,
+    collate: Callable[[Sequence[Any]], Any],
+    threads: int,
+) -> Iterator[Any]:
+    """`collate` of every `rows` results of `row(start .. stop - 1)`, computed ahead by threads.
+
+    The last may have fewer. OpenCV is set to one thread a call, for the whole process.
+    """
+    import grain  # loads JAX, which this room does without until batches are read
+
+    if start >= stop:
+        return iter(())
+    cv2.setNumThreads(0)
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * rows, threads))
+    rows_read = grain.MapDataset.range(start, stop).map(row).to_iter_dataset(ahead)
+    return iter(rows_read.batch(rows, drop_remainder=False, batch_fn=collate))
+
+
+def letterboxed(dataset: Dataset, cfg: Data, index: int) -> tuple[Sample, Letterbox]:
+    """Example `index` as evaluation and prediction see it, and where it lies in its square.
+
+    A ValueError names an image of other channels than cfg.channels, or neither uint8 nor float32.
+    """
+    sample = _read(dataset, cfg, index)
+    image, place = letterbox(sample.image, cfg.image_size, cfg.pad)
+    return Sample(image, place.from_original(sample.boxes_xyxy), sample.labels), place
 
 
 def _placed(
@@ -221,22 +251,3 @@ def _collate(
     boxes, labels = zip(*truths, *[nothing] * missing, strict=True)
     index = np.array([*indices, *[-1] * missing], np.int32)
     return Batch(np.stack(images), np.stack(boxes), np.stack(labels), index)
-
-
-def _read_ahead(
-    row: Callable[[int], Any],
-    start: int,
-    stop: int,
-    rows: int,
-    collate: Callable[[Sequence[Any]], Any],
-    threads: int,
-) -> Iterator[Any]:
-    """`collate` of every `rows` results of `row(start .. stop - 1)`, computed ahead by threads."""
-    import grain  # loads JAX, which this room does without until batches are read
-
-    if start >= stop:
-        return iter(())
-    cv2.setNumThreads(0)
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * rows, threads))
-    rows_read = grain.MapDataset.range(start, stop).map(row).to_iter_dataset(ahead)
-    return iter(rows_read.batch(rows, drop_remainder=False, batch_fn=collate))

@@ -84,6 +84,11 @@ def blank(
     return picture
 
 
+def to_unit(image: Shaped[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W C"]:
+    """The image as float32 in [0, 1]: uint8 divided by 255, float32 as it is."""
+    return image / np.float32(255) if image.dtype == np.uint8 else image
+
+
 def resize(
     image: Shaped[np.ndarray, "H W C"], height: int, width: int
 ) -> Shaped[np.ndarray, "H2 W2 C"]:
@@ -276,19 +281,19 @@ def mixup(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
 
 
 def random_hsv(
-    image: Shaped[np.ndarray, "H W C"], augment: Augment, rng: np.random.Generator
+    image: Shaped[np.ndarray, "H W C"], augment: Augment, rng: np.random.Generator, maps: int = 0
 ) -> Shaped[np.ndarray, "H W C"]:
     """Hue, saturation and value of an RGB image each times its own 1 + U(-1, 1) * range.
 
-    Anything but three channels is no colour image and stays as it is. Hue wraps, the others
-    saturate; uint8 hue has 180 steps and every product is cut to whole numbers, as the reference
-    does.
+    The last `maps` channels are no picture and are never touched. Anything but three others is no
+    colour image and stays as it is. Hue wraps, the others saturate; uint8 hue has 180 steps and
+    every product is cut to whole numbers, as the reference does.
     """
     ranges = np.array([augment.hsv_h, augment.hsv_s, augment.hsv_v])
-    if image.shape[2] != 3 or not ranges.any():
+    if image.shape[2] - maps != 3 or not ranges.any():
         return image
     factors = 1 + rng.uniform(-1, 1, 3) * ranges
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2HSV)
     if image.dtype == np.uint8:
         steps = np.arange(256)[:, None] * factors
         steps = np.concatenate([steps[:, :1] % 180, np.clip(steps[:, 1:], 0, 255)], axis=1)
@@ -297,7 +302,8 @@ def random_hsv(
         hsv *= factors.astype(np.float32)
         hsv[..., 0] %= 360.0
         np.clip(hsv[..., 1:], 0.0, 1.0, out=hsv[..., 1:])
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    colours = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return np.concatenate([colours, image[..., 3:]], axis=2) if maps else colours
 
 
 def flip_lr(sample: Sample) -> Sample:

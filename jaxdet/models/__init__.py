@@ -1,9 +1,14 @@
 """Which detectors are there? DETECTORS has one line a model; `build` makes one."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import numpy as np
+
 from jaxdet.models.detector import Detector
+from jaxdet.types import Array, Detections
 
 
 class Entry(NamedTuple):
@@ -19,7 +24,9 @@ DETECTORS: dict[str, Entry] = {
     "yolov8m": Entry("yolov8", {"size": "m"}),
     "yolov8l": Entry("yolov8", {"size": "l"}),
     "yolov8x": Entry("yolov8", {"size": "x"}),
+    "pca_yolo": Entry("pca_yolo", {}),
 }
+SCORERS = ("siamese",)  # families that a RUN may hold, but no detectors
 
 
 def config(name: str, **fields: Any) -> Any:
@@ -37,14 +44,56 @@ def build(name: str, **fields: Any) -> Detector:
 
 def from_config(cfg: Any) -> Detector:
     """The Detector of a Config, whose class lies in its model's file."""
-    return importlib.import_module(type(cfg).__module__).build(cfg)
+    return _file(cfg).build(cfg)
+
+
+def module(cfg: Any) -> nn.Module:
+    """The Linen module of a detector's or a scorer's Config."""
+    built = _file(cfg).build(cfg)
+    return built.module if isinstance(built, Detector) else built
+
+
+def example(cfg: Any, side: int) -> tuple[Array, ...]:
+    """Zeros that the module of a Config can be started with; `side` is that of the images, in px.
+
+    One image, unless the model's file says otherwise by a function of this name.
+    """
+    file = _file(cfg)
+    if hasattr(file, "example"):
+        return file.example(cfg, side)
+    return (np.zeros((1, side, side, cfg.channels), np.float32),)
+
+
+def program(cfg: Any) -> Callable[[Any, Array], Detections]:
+    """(variables, raw images) -> Detections: all stages of a model, to be compiled as one.
+
+    Of most models it is `Detector.detect`; a file with stages has a function detect_raw.
+    """
+    return _file(cfg).detect_raw(cfg) if has_stages(cfg) else from_config(cfg).detect
+
+
+def has_stages(cfg: Any) -> bool:
+    """Whether another network prepares the images first: its file has a function detect_raw."""
+    return hasattr(_file(cfg), "detect_raw")
+
+
+def is_scorer(cfg: Any) -> bool:
+    """Whether this Config is of a network that scores patches: it has no boxes."""
+    return _file(cfg).__name__.rsplit(".", 1)[-1] in SCORERS
+
+
+def raw_channels(cfg: Any) -> int:
+    """Channels of the images as the data room gives them; before maps that a model adds itself."""
+    return getattr(_file(cfg), "RAW_CHANNELS", cfg.channels)
 
 
 def family(name: str) -> Any:
     """A model's file by name: it holds Config, Outputs, loss, decode and build."""
-    families = {entry.family for entry in DETECTORS.values()}
+    families = {entry.family for entry in DETECTORS.values()} | {*SCORERS}
     if name not in families:
-        raise ValueError(f"no model family is called {name!r}; there are {', '.join(families)}")
+        raise ValueError(
+            f"no model family is called {name!r}; there are {', '.join(sorted(families))}"
+        )
     return importlib.import_module(f"jaxdet.models.{name}")
 
 
@@ -53,8 +102,7 @@ def skips_empty_images(cfg: Any) -> bool:
 
     A quirk of the PixelLink code (facts, gssd_reference 8.1): its file says SKIPS_EMPTY_IMAGES.
     """
-    file = importlib.import_module(type(cfg).__module__)
-    return getattr(file, "SKIPS_EMPTY_IMAGES", False)
+    return getattr(_file(cfg), "SKIPS_EMPTY_IMAGES", False)
 
 
 def name_of(cfg: Any) -> str:
@@ -64,3 +112,7 @@ def name_of(cfg: Any) -> str:
         if same_family and all(getattr(cfg, k) == v for k, v in entry.fields.items()):
             return name
     raise ValueError(f"no detector of the table has this Config: {cfg}")
+
+
+def _file(cfg: Any) -> Any:
+    return importlib.import_module(type(cfg).__module__)

@@ -1,6 +1,10 @@
 """YOLOv8: an anchor-free one-stage detector (Jocher 2023; facts from the classic ultralytics 8.2).
 
 image -> backbone (strides 8, 16, 32) -> neck (down and up again) -> head, two branches a level
+
+The rivals of PCA-YOLO put attention after the stages that give the three levels, in the backbone or
+in the neck (Table 1 of its paper, which does not say where; facts). Whatever follows such a stage
+reads what the attention gives: the next stage too, not the neck alone.
 """
 
 import functools
@@ -16,6 +20,7 @@ from jaxdet.config import config
 from jaxdet.losses.bce import bce
 from jaxdet.losses.dfl import dfl, expectation
 from jaxdet.models.detector import Detector
+from jaxdet.nn.attention import ATTENTION
 from jaxdet.nn.conv import ConvNorm, torch_default
 from jaxdet.nn.csp import SPPF, C2f, upsample2
 from jaxdet.ops import anchors, assign, images, nms, overlap, replicas
@@ -34,6 +39,10 @@ SCALES = {
     "l": (1.00, 1.00, 512),
     "x": (1.00, 1.25, 512),
 }
+# The stages that give the three levels, the finest first: C2f 4 and 6 and SPPF 9, or C2f 15, 18, 21
+SITES = {"backbone": ("stage3", "stage4", "sppf"), "neck": ("top3", "bottom4", "bottom5")}
+# How many of them have attention, from the deepest up: self-attention is for few places.
+REACH = {"none": 3, "channel": 3, "self": 1, "mtnet": 3}
 
 
 @config
@@ -45,6 +54,9 @@ class Config:
     num_classes: int = 80
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
     box_bias: float = 1.0  # start of the box logits; 2.0 since ultralytics 8.4
+    attention: Literal["none", "channel", "self", "mtnet"] = "none"  # self: deepest level alone
+    attention_at: Literal["backbone", "neck"] = "backbone"
+    attention_position: Literal["none", "sincos"] = "none"  # of "self" only
     # loss
     box_gain: float = 7.5
     class_gain: float = 0.5
@@ -60,6 +72,14 @@ class Config:
     nms_candidates: int = 3000  # most probable pairs that enter suppression; the reference: 30000
     multi_label: bool = True  # one anchor may answer with several classes
     per_class_nms: bool = True
+
+    def check(self) -> None:
+        """ValueError for positions where nothing attends by place."""
+        if self.attention_position != "none" and self.attention != "self":
+            raise ValueError(
+                f"model.attention_position={self.attention_position!r} is for "
+                f"model.attention='self'; got {self.attention!r}. Set one of them back"
+            )
 
 
 class Outputs(NamedTuple):
@@ -106,9 +126,10 @@ class Backbone(nn.Module):
             x = ConvNorm(width(features), 3, 2, dtype, name=f"down{i}")(x, train=train)
             stage = C2f(width(features), depth(blocks), True, dtype, name=f"stage{i}")
             x = stage(x, train=train)
+            x = _attend(self.cfg, f"stage{i}", x, train=train)
             levels.append(x)
         c5 = SPPF(width(1024), dtype, name="sppf")(x, train=train)
-        return levels[1], levels[2], c5
+        return levels[1], levels[2], _attend(self.cfg, "sppf", c5, train=train)
 
 
 class Neck(nn.Module):
@@ -123,7 +144,8 @@ class Neck(nn.Module):
 
         def c2f(features: int, name: str, *inputs: Array) -> Array:
             stage = C2f(_width(self.cfg, features), _depth(self.cfg, 3), False, dtype, name=name)
-            return stage(jnp.concatenate(inputs, axis=-1), train=train)
+            x = stage(jnp.concatenate(inputs, axis=-1), train=train)
+            return _attend(self.cfg, name, x, train=train)
 
         def down(features: int, name: str, x: Array) -> Array:
             return ConvNorm(_width(self.cfg, features), 3, 2, dtype, name=name)(x, train=train)
@@ -278,6 +300,14 @@ def _width(cfg: Config, features: int) -> int:
 
 def _depth(cfg: Config, blocks: int) -> int:
     return max(round(blocks * SCALES[cfg.size][0]), 1)
+
+
+def _attend(cfg: Config, stage: str, x: Array, *, train: bool) -> Array:
+    """The attention that follows a stage: `cfg.attention` at its sites, "none" at other stages."""
+    sites = SITES[cfg.attention_at][-REACH[cfg.attention] :]
+    word = dict.fromkeys(sites, cfg.attention).get(stage, "none")
+    part = ATTENTION[word](jnp.dtype(cfg.dtype), cfg.attention_position, name=f"{stage}_attention")
+    return part(x, train=train)
 
 
 def _check(x: Array, cfg: Config) -> None:

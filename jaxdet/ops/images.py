@@ -9,8 +9,8 @@ from jaxdet.types import Array
 def to_unit(images: Shaped[Array, "..."]) -> Float[Array, "..."]:
     """uint8 to float32 in [0, 1]; floats, which the data room has windowed, stay as they are.
 
-    The only place of the project that divides by 255. Integers other than uint8 are an error: they
-    need a window, which the data room applies (data.window_hu).
+    Only this and its NumPy twin, data.transforms.to_unit, divide by 255. Integers other than uint8
+    are an error: they need a window, which the data room applies (data.window_hu).
     """
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 255.0

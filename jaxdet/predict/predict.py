@@ -61,8 +61,8 @@ def detect(
     pieces = iter(pieces)
     ahead = list(itertools.islice(pieces, 2))
     size = batch_size if len(ahead) > 1 else 1  # a single image is a batch of one
-    variables = jax.device_put(run.weights(which))
-    program = jax.jit(run.predictor(score_threshold).detect)
+    variables = jax.device_put(run.all_weights(which))
+    program = jax.jit(run.predictor(score_threshold))
     multiple = getattr(models.family(run.facts["family"]), "MULTIPLE", None)
     data = run.experiment.data
 

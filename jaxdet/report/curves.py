@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_PANELS = (
+PANELS = (
     ("learning rate", ("lr",)),
     ("average precision", ("ap50", "ap50_95")),
     ("at best F1", ("precision", "recall")),
@@ -25,8 +25,12 @@ def curves(
     history: Iterable[Mapping[str, Any]],
     path: str | Path,
     losses: Sequence[str] | None = None,
+    panels: Sequence[tuple[str, Sequence[str]]] = PANELS,
 ) -> None:
-    """Write losses, learning rate, AP, and precision and recall over the epochs as a PNG.
+    """Write losses and other numbers of a training over the epochs as a PNG.
+
+    panels: title and keys of each picture after that of the losses; by default learning rate, AP,
+    and precision and recall.
 
     losses: the parts to draw; by default whatever numbers a training row has, the total apart,
     whose scale would hide them.
@@ -38,9 +42,9 @@ def curves(
     """
     latest = {(row["epoch"], row.get("step"), *sorted(row)): row for row in history}
     parts = _loss_parts(latest.values()) if losses is None else losses
-    panels = (("loss", tuple(parts)), *_PANELS)
-    figure, axes = _figure(len(panels))
-    for ax, (title, keys) in zip(axes, panels, strict=True):
+    drawings = (("loss", tuple(parts)), *panels)
+    figure, axes = _figure(len(drawings))
+    for ax, (title, keys) in zip(axes, drawings, strict=True):
         drawn = [_line(ax, latest.values(), key) for key in keys]
         ax.set(title=title, xlabel="epoch")
         _finish(ax, any(drawn), "no rows yet")

@@ -11,13 +11,12 @@ from jaxtyping import Float, Shaped, UInt8
 from jaxdet.metrics.audit import DETECTIONS, KINDS, TRUTHS, Error, summed
 from jaxdet.metrics.rows import Found, Truth, read
 from jaxdet.report import figures, tables
+from jaxdet.report.figures import LINE_PX, TEXT
 
 SIDE_PX = 360  # of a tile
-LINE_PX = 22  # of text; two of them are a tile's title
-HIGH_PX, WIDE_PX = SIDE_PX - 2 * LINE_PX, SIDE_PX - 4  # of its picture, with a gap to the next
+HIGH_PX, WIDE_PX = SIDE_PX - 2 * LINE_PX, SIDE_PX - 4  # below its title, with a gap to the next
 LEAST_CROP_PX = 64  # of the image: a small lesion is shown with what surrounds it
 FAR_PX = 10_000  # a box that ends farther outside looks the same
-TEXT = 0.45  # of the font, for letters that can be read
 OTHER_RGB = (130, 130, 130)  # true boxes that have no part in the error
 LEGEND = ("white: truth, grey: other truth", "coloured: detection, its score from green to red")
 
@@ -72,12 +71,12 @@ def contact_sheet(
             others = true.boxes_xyxy[true.image == error.image]
             picture = _picture(figures.show(image(error.image)), case, others)
             told = f"{error.kind} {case.place}, IoU {error.overlap:.2f}", names[error.image]
-            tiles.append(np.concatenate([_lines(told, SIDE_PX), picture]))
+            tiles.append(np.concatenate([figures.lines(told, SIDE_PX), picture]))
         tiles += [np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)] * (columns - len(row))
     sheet = figures.contact_sheet(
-        tiles or [_centred(_lines(["no errors"], SIDE_PX))], columns, SIDE_PX
+        tiles or [_centred(figures.lines(["no errors"], SIDE_PX))], columns, SIDE_PX
     )
-    sheet = np.concatenate([sheet, _lines(LEGEND, sheet.shape[1])])
+    sheet = np.concatenate([sheet, figures.lines(LEGEND, sheet.shape[1])])
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", sheet[..., ::-1])[1].tobytes())
@@ -219,15 +218,3 @@ def _label(
 
 def _meet(a: Sequence[int], b: Sequence[int]) -> bool:
     return all(max(a[i], b[i]) < min(a[i + 2], b[i + 2]) for i in (0, 1))
-
-
-def _lines(texts: Sequence[str], width: int) -> UInt8[np.ndarray, "Y X 3"]:
-    """White on black; of a text that is too long the end is shown, where names differ."""
-    strip = np.zeros((LINE_PX * len(texts), width, 3), np.uint8)
-    for i, text in enumerate(texts):
-        shown = text
-        while cv2.getTextSize(shown, figures.FONT, TEXT, 1)[0][0] > width - 8:
-            shown = "..." + shown.removeprefix("...")[1:]
-        at = 4, LINE_PX * (i + 1) - 7
-        cv2.putText(strip, shown, at, figures.FONT, TEXT, (255, 255, 255), 1, cv2.LINE_AA)
-    return strip

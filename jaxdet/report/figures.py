@@ -10,6 +10,9 @@ from jaxtyping import Float, Int, Shaped, UInt8
 LEAST_SIDE_PX = 480  # smaller images are magnified by a whole number, so that text can be read
 TRUTH_RGB = (255, 255, 255)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+LINE_PX, TEXT = 22, 0.45  # height of a line, and its font: letters that can be read
+PICTURE_PX = 400  # of a picture under its title
+TITLED_PX = PICTURE_PX + 2 * LINE_PX  # of both
 
 
 def overlay(
@@ -24,8 +27,8 @@ def overlay(
 
     `image` is uint8 or float in [0, 1]; of one channel it is grey, of three RGB, of any other
     number the middle channel is shown. Images under 480 px come back magnified by a whole number.
-    Rows with a negative label are padding and are not drawn. Truths are thin and white. N and M may
-    be 0.
+    Rows with a negative label are padding and are not drawn. Truths are thin and white, with a
+    black line around them. N and M may be 0.
     """
     shown = show(image)
     zoom = max(1, math.ceil(LEAST_SIDE_PX / max(1, min(shown.shape[:2]))))
@@ -33,12 +36,15 @@ def overlay(
         shown = cv2.resize(shown, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
     thick = max(1, round(min(shown.shape[:2]) / 350))
     for box in np.zeros((0, 4)) if truths_xyxy is None else truths_xyxy:
+        around = np.array([-thick, -thick, thick, thick])
+        _rectangle(shown, box * zoom + around, (0, 0, 0), thick)  # white is lost on a bright liver
         _rectangle(shown, box * zoom, TRUTH_RGB, thick)
     for i in np.argsort(scores, kind="stable"):
         if labels[i] >= 0:
             colour = score_rgb(float(scores[i]))
             _rectangle(shown, boxes_xyxy[i] * zoom, colour, 2 * thick)
-            _text(shown, boxes_xyxy[i] * zoom, f"{class_names[labels[i]]} {scores[i]:.2f}", colour)
+            told = f"{class_names[labels[i]]} {scores[i]:.2f}".lstrip()
+            _text(shown, boxes_xyxy[i] * zoom, told, colour)
     return shown
 
 
@@ -71,6 +77,33 @@ def captioned(image: UInt8[np.ndarray, "H W 3"], text: str) -> UInt8[np.ndarray,
     cv2.rectangle(image, (0, bottom - tall - 2), (wide + 4, image.shape[0]), (0, 0, 0), cv2.FILLED)
     cv2.putText(image, text, (2, bottom), FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
     return image
+
+
+def lines(texts: Sequence[str], width: int) -> UInt8[np.ndarray, "Y X 3"]:
+    """Text, white on black; of a line that is too long the end is shown, where names differ."""
+    strip = np.zeros((LINE_PX * len(texts), width, 3), np.uint8)
+    for i, text in enumerate(texts):
+        shown = text
+        while cv2.getTextSize(shown, FONT, TEXT, 1)[0][0] > width - 8:
+            shown = "..." + shown.removeprefix("...")[1:]
+        at = 4, LINE_PX * (i + 1) - 7
+        cv2.putText(strip, shown, at, FONT, TEXT, (255, 255, 255), 1, cv2.LINE_AA)
+    return strip
+
+
+def titled(
+    picture: UInt8[np.ndarray, "_ _ 3"], texts: Sequence[str] = ()
+) -> UInt8[np.ndarray, "Y X 3"]:
+    """A square of TITLED_PX: up to two lines of text and, under them, the picture."""
+    tile = np.zeros((TITLED_PX, TITLED_PX, 3), np.uint8)
+    tile[: LINE_PX * len(texts)] = lines(texts, TITLED_PX)
+    tile[-PICTURE_PX:, LINE_PX : LINE_PX + PICTURE_PX] = fitted(picture)
+    return tile
+
+
+def fitted(picture: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "Y X 3"]:
+    """The picture in the middle of a square of PICTURE_PX, on black."""
+    return contact_sheet([picture], 1, PICTURE_PX)
 
 
 def show(image: Shaped[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:

@@ -26,6 +26,28 @@ def ap_table(summary: Mapping[str, Any]) -> str:
     return "\n".join([f"AP, protocol {summary['protocol']}{score}{told}", *lines])
 
 
+def pairs_table(summary: Mapping[str, Any]) -> str:
+    """The numbers of `metrics.pairs.summarise`: how well patches with a tumour are told apart.
+
+    Accuracy stands beside that of calling every patch healthy. A number that is not defined is "-".
+    """
+    head = (
+        f"{summary['positives']} of {summary['patches']} patches of {summary['slices']} slices"
+        " hold a tumour"
+    )
+    ranks = summary["ranks"]
+    rows = [
+        ("AUROC", summary["auroc"]),
+        ("average precision", summary["ap"]),
+        ("accuracy", summary["accuracy"]),
+        ("accuracy of always healthy", summary["always_negative"]),
+        *((f"recall at {k}", value) for k, value in summary["recall_at_k"].items()),
+        ("median rank of a tumour's patch", ranks["median"]),
+        ("median rank of a slice's best", ranks["best_median"]),
+    ]
+    return "\n".join([head, *aligned([(name, cell(value)) for name, value in rows])])
+
+
 def faults(counts: Mapping[str, int]) -> str:
     """Boxes that the data's config clipped or left out, as the end of a sentence; "" for none."""
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())

@@ -63,13 +63,13 @@ def crossval(
     if not str(out):
         raise ValueError("a cross-validation wants a folder; got --out ''")
     path, plan = pathlib.Path(out), manifest.manifest(experiment.data)
-    _refuse_empty_val(plan)
+    refuse_empty_val(plan)
     experiments = [of_fold(experiment, fold) for fold in range(plan["k"])]
     rivals = versus.read_all(against, plan, experiment.evaluate.protocol, path)
     _refuse_changes(path, experiments, plan, resume)
     todo = [i for i, one in enumerate(experiments) if _done(path, one, plan) is None]
     for fold in todo:
-        _check(experiments[fold])
+        check(experiments[fold])
     with _alone_in(path), _ended_by_sigterm():
         _refuse_changes(path, experiments, plan, resume)  # another may have begun it since
         before = _before(path)
@@ -132,7 +132,7 @@ def _test_share(plan: dict[str, Any]) -> float:
     return sum(shares) / len(shares)
 
 
-def _refuse_empty_val(plan: dict[str, Any]) -> None:
+def refuse_empty_val(plan: dict[str, Any]) -> None:
     """A val without a lesion would choose weights by nothing."""
     for row in plan["folds"]:
         if plan["selection"] == "nested" and not row["val_boxes"]:
@@ -209,7 +209,7 @@ def _family(experiment: Experiment) -> str:
     return type(experiment.model).__module__.rsplit(".", 1)[-1]
 
 
-def _check(experiment: Experiment) -> None:
+def check(experiment: Experiment) -> None:
     """What loop.train would refuse in hours, when this fold's turn comes."""
     data = {split: sources.load(experiment.data, split) for split in ("train", "val", "test")}
     loop.check(experiment, data)

@@ -22,16 +22,13 @@ OVERLAPS = ("iou30", "iou50", "iou70", "iobb30", "iobb50", "iobb70")  # of paper
 
 def plan(folder: pathlib.Path) -> dict[str, Any]:
     """Its folds.json, as `manifest.manifest` gives it."""
-    return _read(folder / "folds.json", _check_plan, "Choose another --out, or remove that folder")
+    return read(folder / "folds.json", "Choose another --out, or remove that folder", _check_plan)
 
 
 def result(folder: pathlib.Path) -> dict[str, Any]:
     """Its crossval.json, as `crossval.crossval` gives it; folds in the order of the file."""
-    return _read(
-        folder / "crossval.json",
-        _check_result,
-        "Remove that file, and `jaxdet crossval --resume` makes it again",
-    )
+    way = "Remove that file, and `jaxdet crossval --resume` makes it again"
+    return read(folder / "crossval.json", way, _check_result)
 
 
 def scores(file: pathlib.Path, told: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -48,13 +45,13 @@ def scores(file: pathlib.Path, told: Mapping[str, Any]) -> dict[str, Any] | None
             _check_scores(content)
 
     way = "Remove that file, and --resume scores the fold again"
-    content = _read(file, check, way)
+    content = read(file, way, check)
     return content if ours(content) else None
 
 
 def fold_run(folder: pathlib.Path) -> runs.Run:
     """The RUN of a fold."""
-    _read(folder / "run.json", _check_run, f"Remove {folder} to train this fold anew")
+    read(folder / "run.json", f"Remove {folder} to train this fold anew", _check_run)
     return runs.open_run(folder)
 
 
@@ -64,9 +61,12 @@ def under_overlaps(summary: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: own[name] for name in OVERLAPS}
 
 
-def _read(
-    file: pathlib.Path, check: Callable[[dict[str, Any]], None], way_out: str
+def read(
+    file: pathlib.Path,
+    way_out: str,
+    check: Callable[[dict[str, Any]], None] = lambda content: None,
 ) -> dict[str, Any]:
+    """The object in a JSON file that passes `check`; else a ValueError that tells the way out."""
     try:
         content = json.loads(file.read_text())
         if not isinstance(content, dict):

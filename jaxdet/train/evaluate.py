@@ -1,16 +1,18 @@
 """Scoring a model: one jitted program from images to padded Detections, then the metrics room."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from jaxdet import metrics, models
-from jaxdet.config import Experiment
+from jaxdet.config import Data, Experiment
 from jaxdet.data import batch as batches
 from jaxdet.data import sources
 from jaxdet.data.sources import Dataset
+from jaxdet.data.transforms import Letterbox
 from jaxdet.metrics.facts import Facts
 from jaxdet.metrics.scorecard import Scorecard
 from jaxdet.report import curves, errors, tables
@@ -48,27 +50,46 @@ def detect_all(
     `detect` is parallel.map_detect's, `variables` replicated. Every process reads and detects its
     own share; all of them get the whole answer.
     """
+    size = experiment.evaluate.batch_size
+    answers = answers_of(
+        detect, variables, dataset, experiment.data, size, title="evaluate", progress=progress
+    )
+    found = [
+        Detections(place.to_original(boxes) * (labels >= 0)[:, None], scores, labels)
+        for place, (boxes, scores, labels) in answers
+    ]
+    return together(found, len(dataset))
+
+
+def answers_of(
+    program: Callable,
+    variables: Any,
+    dataset: batches.Dataset,
+    data: Data,
+    batch_size: int,
+    *,
+    title: str,
+    progress: bool,
+) -> Iterator[tuple[Letterbox, tuple[np.ndarray, ...]]]:
+    """What a mapped program answers to each image of this process's share, and the image's place.
+
+    `program(variables, images)` gives a tuple of arrays with a row an image.
+    """
     process, processes = parallel.process()
     share = Share(dataset, process, processes)
-    size = experiment.evaluate.batch_size // processes
-    todo = batches.eval_batches(share, experiment.data, batch_size=size)
+    size = batch_size // processes
+    todo = batches.eval_batches(share, data, batch_size=size)
     steps = batches.steps_per_epoch(len(share), size)
-    found: list[Detections] = []
-    for batch, places in tqdm(todo, total=steps, desc="evaluate", disable=not progress):
-        images = parallel.split(batch.images)
-        here = parallel.join(detect(variables, images))
-        found += [
-            Detections(place.to_original(boxes) * (labels >= 0)[:, None], scores, labels)
-            for place, boxes, scores, labels in zip(places, *here, strict=False)
-        ]
-    return _together(found, len(dataset))
+    for batch, places in tqdm(todo, total=steps, desc=title, disable=not progress):
+        answer = parallel.join(program(variables, parallel.split(batch.images)))
+        yield from zip(places, zip(*answer, strict=True), strict=False)
 
 
-def _together(found: list[Detections], total: int) -> Detections:
-    """All processes' detections in dataset order, without those that only filled a share."""
-    stacked = Detections(*(np.stack(field) for field in zip(*found, strict=True)))
+def together(rows: list[Any], total: int) -> Any:
+    """All processes' rows (tuples of arrays) stacked in dataset order, without what filled up."""
+    stacked = jax.tree.map(lambda *column: np.stack(column), *rows)
     gathered = parallel.gather(stacked)  # [processes, longest, ...]
-    return Detections(*(np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:total] for x in gathered))
+    return jax.tree.map(lambda x: np.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:total], gathered)
 
 
 def evaluate(
@@ -163,8 +184,8 @@ def score_run(
     patients = "declared others"
     if not (other_data and other_patients):
         patients = unseen.check_unseen(run, dataset, other_data=other_data)
-    detect = parallel.map_detect(run.detector().detect)
-    variables = parallel.replicate(run.weights(which))
+    detect = parallel.map_detect(run.program())
+    variables = parallel.replicate(run.all_weights(which))
     found = found_in(detect, variables, dataset, experiment, progress=True)
     card = metrics.scorecard(
         found,

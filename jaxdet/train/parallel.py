@@ -53,6 +53,17 @@ def keep_memory() -> None:
     mallopt(arena_max, 1)
 
 
+def memory() -> int | None:
+    """Bytes of the device, or of the machine where it is a CPU; None where nobody says."""
+    told = jax.devices()[0].memory_stats()
+    if told and "bytes_limit" in told:
+        return told["bytes_limit"]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not of this system
+        return None
+
+
 def check_batch(batch_size: int, field: str) -> None:
     """Refuses a global batch that the devices of all processes cannot share evenly."""
     if batch_size % jax.device_count():

@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from jaxdet.config import Data
 from jaxdet.data import batch as batches
 from jaxdet.data.sources import Dataset
 from jaxdet.report import figures
@@ -16,16 +17,25 @@ SHOWN = 12  # pictures
 
 
 def truths_and_detections(
-    run: Run, detect: Callable, variables: Any, dataset: Dataset, *, score_threshold: float
+    run: Run,
+    data: Data,
+    detect: Callable,
+    variables: Any,
+    dataset: Dataset,
+    *,
+    score_threshold: float,
 ) -> None:
-    """RUN/pictures/*.png and a contact sheet: truths and detections on SHOWN spread images."""
+    """RUN/pictures/*.png and a contact sheet: truths and detections on SHOWN spread images.
+
+    `data` says how the images of `dataset` enter `detect`.
+    """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, SHOWN).astype(int))
     shown = [dataset[int(i)] for i in chosen]
     size = run.experiment.evaluate.batch_size
     folder = run.path / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     tiles = []
-    for batch, places in batches.eval_batches(shown, run.experiment.data, batch_size=size):
+    for batch, places in batches.eval_batches(shown, data, batch_size=size):
         found = parallel.join(detect(variables, parallel.split(batch.images)))
         for place, index, boxes, scores, labels in zip(places, batch.index, *found, strict=False):
             example, keep = shown[index], scores >= score_threshold

@@ -41,20 +41,32 @@ def init_state(variables: Any, plan: optim.Plan) -> TrainState:
     )
 
 
-def make_step(detector: Detector, plan: optim.Plan) -> Callable:
+def of_detector(detector: Detector) -> Callable:
+    """(variables, batch) -> (losses, changed collections): what a step differentiates."""
+
+    def forward(variables: Any, batch: Batch) -> tuple[dict[str, Array], Any]:
+        out, changed = detector.module.apply(
+            variables, batch.images, train=True, mutable=["batch_stats"]
+        )
+        return detector.loss(out, batch), changed
+
+    return forward
+
+
+def make_step(forward: Callable, plan: optim.Plan) -> Callable:
     """(state, batch) -> (state, scalars). Losses and gradients are means over the replicas.
+
+    `forward(variables, batch)` gives the losses, their sum under "total", and what the step changed
+    beside the parameters: {} or {"batch_stats"}.
 
     Gradients of the micro-batches of an update are summed, not averaged, then clipped, as in the
     classic recipe. Nothing random happens here and nothing leaves the device.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         def total(params: Any) -> tuple[Array, tuple[dict, Any]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
-            out, changed = detector.module.apply(
-                variables, batch.images, train=True, mutable=["batch_stats"]
-            )
-            losses = detector.loss(out, batch)
+            losses, changed = forward(variables, batch)
             return losses["total"], (losses, changed.get("batch_stats", {}))
 
         grads, (losses, stats) = jax.grad(total, has_aux=True)(state.params)

@@ -47,7 +47,7 @@ from jaxdet.data.transforms import letterbox
 from jaxdet.models import yolov8
 from jaxdet.ops import anchors
 from jaxdet.train import optim, parallel
-from jaxdet.train.step import init_state, make_step
+from jaxdet.train.step import init_state, make_step, of_detector
 from jaxdet.types import Batch, Detections
 
 CLASSES, TRUTHS, MOST = 80, 15, 100  # classes; boxes of a training image; rows they are padded to
@@ -188,7 +188,7 @@ def jaxdet_step(case: Case) -> Callable[[], float]:
     detector = models.build(f"yolov8{case.size}", num_classes=CLASSES, dtype=dtype)
     recipe = Train(optimizer="sgd", batch_size=size, nominal_batch=size, warmup_epochs=0.0, lr=1e-4)
     plan = optim.plan(recipe, num_images=size * 100, num_classes=CLASSES, steps_per_epoch=100)
-    step = parallel.map_step(make_step(detector, plan))
+    step = parallel.map_step(make_step(of_detector(detector), plan))
     batch = next(parallel.prefetch([case.batch]))
     state = parallel.replicate(init_state(case.variables, plan))
 

@@ -141,6 +141,17 @@ def test_variables_of_another_model_are_refused():
         bridge.to_torch("yolo", variables())
 
 
+@pytest.mark.parametrize("word", ["channel", "self", "mtnet"])
+def test_attention_has_no_place_in_the_official_model(word):
+    """Refused by name before any tensor is written, and the words say what the names exist for."""
+    message = (
+        r"yolov8n: \d+ variables have no place in the official model, first "
+        r"params/backbone/sppf_attention/.*default values only"
+    )
+    with pytest.raises(ValueError, match=message):
+        bridge.to_torch("yolov8n", variables(), num_classes=2, attention=word)
+
+
 @pytest.mark.parametrize(("stem", "weight"), [("zero", 0.0), ("mean", 1 / 3), ("copy", (0, 0, 1))])
 def test_a_fourth_channel_follows_the_stem_rule(stem, weight):
     kernel = load(state_dict(), channels=4, stem=stem)["params"]["backbone"]["stem"]["conv"][

@@ -366,6 +366,56 @@ def test_hsv_factors_are_multiplicative():
     assert np.abs(bytes_.reshape(-1, 3) / 255 - want).max() < 0.06
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hsv_leaves_maps_alone(dtype):
+    image = noise(8, 8, 4, dtype)
+    image.flags.writeable = False
+    out = t.random_hsv(image, Augment(), np.random.default_rng(0), maps=1)
+    colours = np.ascontiguousarray(image[..., :3])
+    want = t.random_hsv(colours, Augment(), np.random.default_rng(0))
+    assert out.dtype == dtype and not np.array_equal(want, colours)
+    np.testing.assert_array_equal(out[..., :3], want)
+    np.testing.assert_array_equal(out[..., 3], image[..., 3])
+    for channels, maps in ((2, 1), (3, 1), (4, 2), (4, 0)):  # no three colours before the maps
+        other = noise(8, 8, channels, dtype)
+        assert t.random_hsv(other, Augment(), np.random.default_rng(0), maps=maps) is other
+
+
+# How each move is called on a sample with a padding; those without padding ignore it.
+CARRIES = {
+    "letterbox": lambda s, pad, rng: s._replace(image=t.letterbox(s.image, 200, pad)[0]),
+    "affine": lambda s, pad, rng: t.random_perspective(s, 160, ROTATED, pad, rng),
+    "perspective": lambda s, pad, rng: t.random_perspective(s, 160, TILTED, pad, rng),
+    "mosaic": lambda s, pad, rng: mosaic([s] * 4, 100, pad, rng),
+    "mosaic_perspective": lambda s, pad, rng: mosaic_perspective([s] * 4, 100, TILTED, pad, rng),
+    "mixup": lambda s, pad, rng: t.mixup(s, t.flip_lr(s), rng),
+    "flip_lr": lambda s, pad, rng: t.flip_lr(s),
+    "flip_ud": lambda s, pad, rng: t.flip_ud(s),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("move", CARRIES)
+def test_a_map_moves_with_its_image_and_is_padded_with_nothing(move, dtype):
+    """Four equal channels, the last a map: they differ afterwards by the padding alone."""
+    sample, shares = painted((37, 52, 84, 101), dtype=dtype), []
+    full = 255 if dtype == np.uint8 else 1.0
+    for seed in range(4):
+        black, white, out = (
+            CARRIES[move](sample, pad, np.random.default_rng(seed)).image / full
+            for pad in (BLACK, (1.0,), (0.4, 0.4, 0.4, 0.0))
+        )
+        np.testing.assert_array_equal(out[..., 3], black[..., 0])
+        share = white - black  # of each pixel that is padding
+        for c in range(3):
+            want = black[..., c] + 0.4 * share[..., c]
+            np.testing.assert_allclose(out[..., c], want, atol=2 / 255)
+        outside = share[..., 0] == 1
+        assert not out[..., 3][outside].any()
+        shares.append(outside.mean())
+    assert (max(shares) > 0.02) == (move not in ("mixup", "flip_lr", "flip_ud"))
+
+
 def test_hsv_without_ranges_changes_nothing():
     image = noise(8, 8, 3, np.uint8)
     off = Augment(hsv_h=0.0, hsv_s=0.0, hsv_v=0.0)

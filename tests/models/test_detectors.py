@@ -20,6 +20,11 @@ VARIANTS = [
     {"multi_label": False},
     {"per_class_nms": False},
     {"box_bias": 2.0},
+    {"attention": "channel"},
+    {"attention": "self"},
+    {"attention": "self", "attention_position": "sincos"},
+    {"attention": "mtnet"},
+    {"attention": "mtnet", "attention_at": "neck"},
 ]
 
 

@@ -1,11 +1,13 @@
 """YOLOv8 against the golden answers of the reference, and against its published counts."""
 
+import functools
 import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from jaxdet import bridge, models
 from jaxdet.models import yolov8
@@ -30,6 +32,91 @@ def test_parameter_counts(size):
         image = jnp.zeros((1, 64, 64, channels))
         shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
         assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == wanted
+
+
+# YOLOv8x, one class, by the reference's count (facts, 2.2 and 11); four channels are above.
+PCA_YOLO_COUNTS = [
+    (68_152_851, {"channels": 2}),
+    (68_152_131, {"channels": 1}),
+    (68_268_771, {"attention": "channel"}),
+    (73_077_091, {"attention": "self", "attention_position": "sincos"}),
+    (68_384_559, {"attention": "mtnet"}),
+]
+
+
+def count(shapes):
+    return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+@functools.cache
+def shapes_of(name, **fields):
+    module = models.build(name, **fields).module
+    image = jax.ShapeDtypeStruct((1, 64, 64, fields.get("channels", 3)), jnp.float32)
+    return traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), image))
+
+
+@pytest.mark.parametrize(("wanted", "fields"), PCA_YOLO_COUNTS, ids=str)
+def test_parameter_counts_of_the_rivals(wanted, fields):
+    shapes = shapes_of("yolov8x", num_classes=1, **fields)
+    assert count([leaf for path, leaf in shapes.items() if path[0] == "params"]) == wanted - 16
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"), [("none", 0), ("channel", 115_200), ("self", 4_923_520), ("mtnet", 230_988)]
+)
+def test_attention_in_the_neck_has_as_many_parameters(word, wanted):
+    neck = yolov8.Neck(models.config("yolov8x", attention=word, attention_at="neck"))
+    levels = [
+        jax.ShapeDtypeStruct((1, side, side, width), jnp.float32)
+        for side, width in ((8, 320), (4, 640), (2, 640))
+    ]
+    start = functools.partial(neck.init, jax.random.key(0), train=False)
+    params = jax.eval_shape(start, *levels)["params"]
+    added = [part for stage, part in params.items() if stage.endswith("_attention")]
+    assert count(added) == wanted
+
+
+@pytest.mark.parametrize(
+    ("fields", "sites"),
+    [
+        ({"attention": "none", "attention_at": "neck"}, []),
+        (
+            {"attention": "mtnet"},
+            [("backbone", f"{stage}_attention") for stage in ("sppf", "stage3", "stage4")],
+        ),
+        (
+            {"attention": "channel", "attention_at": "neck"},
+            [("neck", f"{stage}_attention") for stage in ("bottom4", "bottom5", "top3")],
+        ),
+        ({"attention": "self"}, [("backbone", "sppf_attention")]),
+        ({"attention": "self", "attention_at": "neck"}, [("neck", "bottom5_attention")]),
+    ],
+    ids=str,
+)
+def test_attention_stands_at_its_sites_and_changes_no_other_name(fields, sites):
+    plain, ours = shapes_of("yolov8n"), shapes_of("yolov8n", **fields)
+    assert sorted({path[1:3] for path in ours.keys() - plain.keys()}) == sites
+    assert {path: ours[path] for path in plain} == plain
+
+
+def test_a_detector_with_attention_answers_in_one_program():
+    """The program that predict, evaluate and export take; the slow contract has every word."""
+    fields = {"attention": "self", "attention_position": "sincos", "num_classes": 1}
+    detector = models.build("yolov8n", **fields, score_threshold=0.0, max_detections=7)
+    flat = {
+        path: np.full(s.shape, 0.01, s.dtype) for path, s in shapes_of("yolov8n", **fields).items()
+    }
+    image = np.random.default_rng(0).random((2, 64, 64, 3), np.float32)
+    found = jax.device_get(jax.jit(detector.detect)(traverse_util.unflatten_dict(flat), image))
+    assert found.boxes_xyxy.shape == (2, 7, 4) and np.isfinite(found.boxes_xyxy).all()
+    assert found.labels.max() == 0 and (np.diff(found.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("word", ["none", "channel", "mtnet"])
+def test_positions_without_self_attention_are_refused(word):
+    message = f"attention_position='sincos' is for model.attention='self'; got '{word}'"
+    with pytest.raises(ValueError, match=message):
+        models.config("yolov8n", attention=word, attention_position="sincos")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from jaxdet import models
 from jaxdet.config import Train
 from jaxdet.ops.replicas import AXIS
 from jaxdet.train import optim
-from jaxdet.train.step import init_state, make_step
+from jaxdet.train.step import init_state, make_step, of_detector
 from jaxdet.types import Batch
 
 SGD = Train(optimizer="sgd", batch_size=64, warmup_epochs=0.0, ema_tau=10.0)
@@ -25,7 +25,7 @@ def plan_of(cfg):
 def run(detector, variables, batches, plan, devices, mapped=jax.pmap):
     """The states and scalars after all batches, split over `devices` replicas."""
     how = {"devices": jax.devices()[:devices]} if mapped is jax.pmap else {}
-    step = mapped(make_step(detector, plan), axis_name=AXIS, **how)
+    step = mapped(make_step(of_detector(detector), plan), axis_name=AXIS, **how)
     state = jax.tree.map(lambda x: np.stack([x] * devices), init_state(variables, plan))
     split = functools.partial(jax.tree.map, lambda x: x.reshape(devices, -1, *x.shape[1:]))
     for batch in batches:
@@ -93,7 +93,7 @@ def test_accumulated_gradients_are_summed_until_due():
     cfg = Train(optimizer="sgd", batch_size=8, nominal_batch=16, warmup_epochs=0.0, clip_norm=1e9)
     plan = plan_of(cfg)
     assert plan.accumulate == 2
-    step = jax.jit(make_step(toy.DETECTOR, plan))
+    step = jax.jit(make_step(of_detector(toy.DETECTOR), plan))
     variables = jax.jit(toy.DETECTOR.module.init)(jax.random.key(0), toy.batch(0).images)
     start = init_state(variables, plan)
     first, _ = step(start, toy.batch(1))
@@ -127,7 +127,7 @@ def test_accumulated_gradients_are_summed_until_due():
 
 def test_a_step_compiles_once_and_leaves_the_state_finite():
     plan, traces = plan_of(SGD), []
-    plain = make_step(toy.DETECTOR, plan)
+    plain = make_step(of_detector(toy.DETECTOR), plan)
 
     @jax.jit
     def step(state, batch):

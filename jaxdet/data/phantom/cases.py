@@ -1,8 +1,11 @@
 """All annotated slices of one phantom patient, as the data sets store them.
 
 SLTD gives its 2 or 3 slices; the four-phase set every slice in which the mask of the annotated
-phase has a box, with its neighbours in all phases.
+phase has a box, with its neighbours in all phases; the demo the first few that have a box of those
+that it would show when they are read (on_demand.py).
 """
+
+import itertools
 
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
@@ -26,7 +29,7 @@ def cases(
     those with a box. `part` (i, n) gives the i-th of n shares of them all, for little memory.
     """
     p = patients.patient(which, seed, number)
-    truths = {z: truth for z in p.slices if len((truth := boxes(p, z)).boxes_xyxy)}
+    truths = _annotated(p)
     if most is not None and most < len(truths):
         middles = (np.arange(most) + 0.5) / most * len(truths)
         truths = {z: truths[z] for z in [list(truths)[int(k)] for k in middles]}
@@ -50,6 +53,15 @@ def boxes(p: Patient, z: int) -> masks.Boxes:
     return masks.boxes_of(_largest_parts(drawn), smooth=False)
 
 
+def _annotated(p: Patient) -> dict[int, masks.Boxes]:
+    """The truth of every slice that the set annotates, from feet to head; each has a box."""
+    shown = ((z, boxes(p, z)) for z in p.slices)
+    with_box = ((z, truth) for z, truth in shown if len(truth.boxes_xyxy))
+    return dict(
+        sorted(itertools.islice(with_box, p.set.annotated_slices or None), key=lambda s: s[0])
+    )
+
+
 def free_slices(p: Patient) -> list[int]:
     """`free_slices` slices that show no tumour, rising, at heights where tumours are as likely."""
     if not p.set.free_slices:
@@ -57,11 +69,12 @@ def free_slices(p: Patient) -> list[int]:
     rng = np.random.default_rng([p.seed, p.number, 7])
     points, _ = place.inside_liver(rng, p.body, 2000)
     levels = [sets.nearest_slice(p.set, height) for height in points[:, 2]]
+    taken = () if p.set.kind == "demo" else p.slices  # the demo's list has slices without any too
     found: list[int] = []
     for z in dict.fromkeys(levels):
         if len(found) == p.set.free_slices:
             break
-        inside = 0 < z < p.set.depth - 1 and z not in p.slices
+        inside = 0 < z < p.set.depth - 1 and z not in taken
         if inside and render.liver(p, z).any() and not render.tumours(p, z).any():
             found.append(z)
     return sorted(found)

@@ -24,6 +24,7 @@ class Set:
     phases: tuple[str, ...] = ("portal",)
     neighbours: int = 1  # slices of each phase in one example
     free_slices: int = 0  # of each volume, without any tumour, beside the annotated ones
+    annotated_slices: int = 0  # of each volume: the first so many with a tumour; 0 is all
 
 
 def _sltd(patients: int, size: int) -> Set:
@@ -36,6 +37,11 @@ def _multiphase(patients: int, size: int) -> Set:
     return Set("multiphase", patients, size, 2.25, 3.0, 72, PHASES, 3)
 
 
+def demo(patients: int, size: int, annotated_slices: int = 0) -> Set:
+    """Larger tumours in thicker slices, which a small detector finds after minutes of training."""
+    return Set("demo", patients, size, 2.5, 2.5, 64, annotated_slices=annotated_slices)
+
+
 SETS: dict[str, dict[Size, Set]] = {
     "sltd": {"tiny": _sltd(16, 256), "small": _sltd(64, 512), "paper": _sltd(208, 512)},
     "multiphase": {
@@ -43,12 +49,8 @@ SETS: dict[str, dict[Size, Set]] = {
         "small": _multiphase(40, 256),
         "paper": _multiphase(280, 512),
     },
+    "demo": {"tiny": demo(48, 128, 4), "small": demo(96, 256, 4), "paper": demo(208, 512, 4)},
 }
-
-
-def demo(patients: int, size: int) -> Set:
-    """Larger tumours in thicker slices, which a small detector finds after minutes of training."""
-    return Set("demo", patients, size, 2.5, 2.5, 64)
 
 
 def height_mm(which: Set, z: int) -> float:

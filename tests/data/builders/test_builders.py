@@ -91,6 +91,19 @@ def test_a_phantom_is_a_plan_of_patients(sets):
         phantoms.plan("sltd", "huge")
 
 
+def test_the_demo_is_a_set_too():
+    plan = phantoms.plan("demo", "tiny", free_slices=2, cases=fake_cases)
+    assert plan.name == "phantom_demo/tiny_free2" and len(plan.patients) == 48
+    assert set(plan.splits) == {store.WHOLE}  # folds are drawn from all
+    assert (plan.metadata["phantom"]["size"], plan.metadata["phantom"]["annotated_slices"]) == (
+        128,
+        4,
+    )
+    one = dataclasses.replace(phantom.SETS["demo"]["paper"], size=48)
+    assert len(phantom.cases(one, 5, 207)) == 4
+    assert "larger tumours" in builders.BUILDERS["phantom_demo"].wants
+
+
 def test_large_patients_are_made_in_parts():
     plan = phantoms.plan("multiphase", "paper", cases=fake_cases)
     assert plan.patients[:5] == ("0", "0", "0", "0", "1") and len(plan.patients) == 4 * 280

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from jaxdet.data import masks, misalignment
+from jaxdet.config import Data
+from jaxdet.data import masks, misalignment, phantom
 from jaxdet.data.phantom import SETS, cases, motion, patients, render, sets, tissue
 from jaxdet.types import PHASES
 
@@ -124,6 +125,35 @@ def test_free_slices_show_the_liver_and_no_tumour():
     some = [case for case in found if len(case.boxes_xyxy)]
     wanted = cases(ONE, 1, 0)
     assert all(np.array_equal(a.hu, b.hu) for a, b in zip(some, wanted, strict=True))
+
+
+def test_the_demos_slices_are_those_that_it_shows_with_a_tumour():
+    """The prepared demo is the on-demand one without its empty slices, HU and all."""
+    which = dataclasses.replace(SETS["demo"]["tiny"], size=96)
+    cfg = Data(image_size=96, channels=1, phantom_patients=2, phantom_slices=12)
+    _, shown, read = phantom.records(cfg)
+    for number in range(2):
+        made = cases(which, 0, number)
+        wanted = {r.name: i for i, r in enumerate(shown) if f"patient {number} " in r.name}
+        full = [name for name, i in wanted.items() if len(shown[i].labels)]
+        assert len(full) < len(wanted) and {case.name for case in made} == set(full[:4])
+        assert [case.z for case in made] == sorted(case.z for case in made)
+        for case in made:
+            i = wanted[case.name]
+            assert np.array_equal(case.boxes_xyxy, shown[i].boxes_xyxy)
+            assert np.array_equal(case.hu, np.rint(read(i)).astype(np.int16))
+
+
+def test_free_slices_of_the_demo_leave_the_others_as_they_are():
+    which = dataclasses.replace(SETS["demo"]["tiny"], size=64)
+    for number in range(3):
+        plain = cases(which, 0, number)
+        both = cases(dataclasses.replace(which, free_slices=3), 0, number)
+        free = [case for case in both if not len(case.boxes_xyxy)]
+        assert len(plain) == 4 and len(free) == 3 and len(both) == 7
+        assert all(case.livers.any() and not case.lesions.any() for case in free)
+        for a, b in zip(plain, both, strict=False):
+            assert np.array_equal(a.hu, b.hu) and np.array_equal(a.boxes_xyxy, b.boxes_xyxy)
 
 
 def test_noise_knows_nothing_of_the_tumours():

@@ -1,0 +1,293 @@
+"""A table of the PCA-YOLO paper, from nothing to the paper's numbers beside ours.
+
+    OUT/reproduce.json     what decides the numbers: the scale with all overrides
+    OUT/folds.json         who is tested in which fold (data/manifest.py)
+    OUT/sets/              the phantom, where no other folder of sets was named
+    OUT/siamese_M/fold_i   a Siamese RUN for patches of M px, shared by all rows that want it
+    OUT/rows/NAME/         the cross-validation of a row (study/crossval.py)
+    OUT/TABLE.json         the table; OUT/figures/ the paper's figures of fold 0
+
+A folder may hold several tables of one scale; what they share is trained once. Killed anywhere, the
+same call with resume goes on.
+"""
+
+import contextlib
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxdet import run as runs
+from jaxdet.data import builders, manifest
+from jaxdet.data.builders import store
+from jaxdet.study import asked as asking
+from jaxdet.study import crossval, illustrate, kept, lesion_free, papers, siamese
+from jaxdet.study.asked import Asked, Study
+from jaxdet.study.papers import Printed, Row, Scores
+from jaxdet.train import parallel
+
+FORMAT = 1
+METRICS = ("ap50", "precision", "recall")  # of Tables 1 and 2
+BEFORE_TRAINING = (".lock", "reproduce.json", "reproduce.json.part", "folds.json", "sets")
+TESTS = ("paired_t", "paired_t_greater", "corrected_t")  # of AP50, the paper's row against another
+
+Say = Callable[[str], None]
+
+
+def reproduce(
+    asked: Asked, out: str | os.PathLike, *, resume: bool = False, say: Say
+) -> dict[str, Any]:
+    """Trains and scores what the table `asked.table` wants into `out`; what TABLE.json holds.
+
+    The set is made if it is a phantom's and is not there. Rows whose detector is not in
+    models.DETECTORS are listed as not built. `say` is told where it stands.
+
+    Keys: format, table, scale, flags (see asked.flags), protocol, set (builder, images, patients,
+    boxes, folds_digest), k, ddof, versions, device, minutes (of this call alone), rows, figures,
+    and for Tables 1 and 2 lesion_free. Our numbers are shares of 1 and the paper's percent.
+
+    ValueError before any training: a table or row that is not there; `out` that holds something
+    else, or is there without `resume`, or was made with other flags; a set that is not there and is
+    no phantom's; whatever `crossval.crossval` refuses.
+    """
+    if not str(out):
+        raise ValueError("reproduce wants a folder; got --out ''")
+    path, begun = pathlib.Path(out), time.monotonic()
+    rows = papers.rows(asked.table, asked.rows)
+    study = asking.study(asked, path)
+    flags = asking.flags(asked, study)
+    if not asking.is_phantom(study.data.builder):
+        store.find(study.data.path, study.data.builder)
+    _refuse_changes(path, flags, resume)
+    with _alone_in(path):
+        _refuse_changes(path, flags, resume)  # another may have begun it since
+        _by_first(path / "reproduce.json", {"format": FORMAT, **flags})
+        _make_set(study, study.data.builder, 0, say)
+        plan = _plan(study, path)
+        if isinstance(rows[0], Scores):
+            told = {"rows": [_scores_row(study, row, path, plan, say) for row in rows]}
+            told["figures"] = illustrate.draw(study, (), path, say)
+        else:
+            told = _detectors(study, rows, path, plan, say)
+        result = {
+            "format": FORMAT,
+            "table": asked.table,
+            "scale": asked.scale,
+            "flags": flags,
+            "protocol": asking.PROTOCOL,
+            "set": {**plan["data"], "folds_digest": plan["digest"]},
+            "k": plan["k"],
+            "ddof": crossval.DDOF,
+            "versions": runs.versions(),
+            "device": runs.device_name(),
+            **told,
+            "minutes": (time.monotonic() - begun) / 60,
+        }
+        _by_first(path / f"{asked.table}.json", result)
+    return result
+
+
+def _detectors(
+    study: Study, rows: Sequence[Row], path: pathlib.Path, plan: dict[str, Any], say: Say
+) -> dict[str, Any]:
+    """Tables 1 and 2: Siamese networks, then every row, PCA-YOLO last and against the others."""
+    built = [row for row in rows if asking.is_built(row)]
+    for row in rows:
+        if row not in built:
+            say(f"{row.title}: not built")
+    classes = len(store.find(study.data.path, study.data.builder).class_names)
+    for row in built:  # in a minute, what would else be found in hours
+        crossval.check(crossval.of_fold(asking.detector(study, row, classes), 0))
+    for parts in asking.parts_of(tuple(built)):
+        _siamese(study, parts, path, plan, say)
+    folders = {row.name: path / "rows" / row.name for row in built}
+    results: dict[str, dict[str, Any]] = {}
+    for row in sorted(built, key=lambda row: row.name == papers.OURS):
+        ours = row.name == papers.OURS
+        rivals = [str(folders[name]) for name in results] if ours else []
+        experiment = asking.detector(study, row, classes, path)
+        results[row.name] = crossval.crossval(
+            experiment, folders[row.name], resume=True, against=rivals, say=_titled(say, row.title)
+        )
+    tests = _tests(results)
+    told = {
+        "rows": [_row(study, row, results.get(row.name), tests.get(row.name)) for row in rows],
+        "lesion_free": _lesion_free(study, results, path, plan, say),
+    }
+    return {**told, "figures": illustrate.draw(study, built, path, say)}
+
+
+def _plan(study: Study, path: pathlib.Path) -> dict[str, Any]:
+    """Who is tested in which fold; ValueError where the data are no longer those of before."""
+    plan = manifest.manifest(study.data)
+    crossval.refuse_empty_val(plan)
+    if _begun(path) and (path / "folds.json").exists():
+        changed = manifest.differences(kept.plan(path), plan)
+        if changed:
+            rows = "\n".join(f"  {what}" for what in changed)
+            raise ValueError(f"{path} has other folds than its data give now:\n{rows}")
+    _by_first(path / "folds.json", plan)
+    return plan
+
+
+def _row(
+    study: Study, row: Row, found: dict[str, Any] | None, tests: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What TABLE.json says of a row of Table 1 or 2; without numbers where it is not built."""
+    side = row.model == "pca_yolo"
+    head = {
+        "name": row.name,
+        "title": row.title,
+        "m_px": study.scale.side_px // row.parts if side else None,
+        "paper": {**{name: _printed(getattr(row, name)) for name in METRICS}, "p": row.p},
+        "built": found is not None,
+    }
+    if found is None:
+        return head
+    names = ("fold", "images", "truths", "threshold", *METRICS)
+    return {
+        **head,
+        "folds": [{name: fold[name] for name in names} for fold in found["folds"]],
+        **{key: {name: found[key][name] for name in METRICS} for key in ("mean", "sd", "n")},
+        "tests": tests,
+    }
+
+
+def _tests(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of every other row, the paired tests of AP50 of the paper's own row against it."""
+    ours = results.get(papers.OURS, {"against": []})
+    against = {pathlib.Path(told["rival"]).name: told["metrics"] for told in ours["against"]}
+    found = {}
+    for name in (name for name in against if name in results):
+        (ap50,) = (row for row in against[name] if row["metric"] == "ap50")
+        found[name] = {test: ap50[test] for test in TESTS}
+    return found
+
+
+def _lesion_free(
+    study: Study,
+    results: Mapping[str, dict[str, Any]],
+    path: pathlib.Path,
+    plan: dict[str, Any],
+    say: Say,
+) -> dict[str, Any]:
+    """False positives where nothing is, by row and fold, or why that is not known."""
+    names = [name for name in papers.LESION_FREE if name in results]
+    if not names:
+        return {"why": f"none of {', '.join(papers.LESION_FREE)} is among the rows", "rows": []}
+    builder = _free_builder(study, say)
+    data = {name: kept.fold_run(path / "rows" / name / "fold_0").experiment.data for name in names}
+    rows = []
+    for name in names:
+        folds = []
+        for planned, row in zip(plan["folds"], results[name]["folds"], strict=True):
+            free = lesion_free.slices(data[name], builder, planned["patients"])
+            if free is None:
+                return {
+                    "why": f"{builder} has no slice without a lesion of fold {row['fold']}'s"
+                    " patients",
+                    "rows": [],
+                }
+            run = kept.fold_run(path / "rows" / name / f"fold_{row['fold']}")
+            folds.append(lesion_free.count(run, free, row))
+        rows.append(lesion_free.summarise(name, folds))
+        say(f"{name}: {rows[-1]['mean']:.3f} false positives a slice without a tumour")
+    return {"why": "", "builder": builder, "rows": rows}
+
+
+def _free_builder(study: Study, say: Say) -> str:
+    """The prepared set that has slices without a tumour of the same patients too."""
+    builder, free = study.data.builder, study.scale.free_slices
+    name = f"{builder}_free{free}"
+    if asking.is_phantom(builder):
+        _make_set(study, builder, free, say)
+        return name
+    return name if (pathlib.Path(study.data.path) / name).is_dir() else builder
+
+
+def _make_set(study: Study, builder: str, free_slices: int, say: Say) -> None:
+    """Makes a phantom that is not there; a set that is there, or is none, is looked for later."""
+    wanted = f"{builder}_free{free_slices}" if free_slices else builder
+    folder = pathlib.Path(study.data.path)
+    there = (folder / wanted / store.VERSION).is_dir()
+    parallel.wait(f"all have looked for {wanted}")
+    if there or not asking.is_phantom(builder):
+        return
+    name, size = builder.split("/")
+    if parallel.process()[0] == 0:
+        say(f"making {wanted} in {folder}")
+        builders.make(name, folder, builders.Options(size=size, free_slices=free_slices))
+    parallel.wait(f"{wanted} is made")
+
+
+def _siamese(
+    study: Study, parts: int, path: pathlib.Path, plan: dict[str, Any], say: Say
+) -> list[dict[str, Any]]:
+    """The scores of the Siamese networks for so many patches on a side, fold by fold."""
+    folder = asking.siamese_folder(study, parts, path)
+    return siamese.cross(asking.siamese(study, parts), folder, plan, say=say)
+
+
+def _scores_row(
+    study: Study, row: Scores, path: pathlib.Path, plan: dict[str, Any], say: Say
+) -> dict[str, Any]:
+    """What TABLE.json says of a row of Table 3."""
+    return {
+        "name": row.name,
+        "title": row.title,
+        "m_px": study.scale.side_px // row.parts,
+        "paper": {"accuracy": _printed(row.accuracy)},
+        **siamese.summarise(_siamese(study, row.parts, path, plan, say)),
+    }
+
+
+def _refuse_changes(path: pathlib.Path, flags: dict[str, Any], resume: bool) -> None:
+    """What is there already was made by the same call, but for the table and its rows."""
+    if not _begun(path):
+        return
+    ours = path / "reproduce.json"
+    if not ours.is_file():
+        raise ValueError(
+            f"{path} is there and was not made by `jaxdet reproduce`: it has no reproduce.json."
+            " Choose another --out"
+        )
+    if not resume:
+        raise ValueError(
+            f"{path} holds a reproduction already: add --resume to go on or to add another table,"
+            " or choose another --out"
+        )
+    before = kept.read(ours, "Choose another --out, or remove that folder")
+    now = {"format": FORMAT, **flags}
+    changed = [
+        f"  {name}: was {before.get(name)!r}, now {now[name]!r}"
+        for name in now
+        if name not in asking.MOVABLE and before.get(name) != now[name]
+    ]
+    if changed:
+        raise ValueError(f"{path} was made with other flags or recipes:\n" + "\n".join(changed))
+
+
+def _begun(path: pathlib.Path) -> bool:
+    """Whether something was trained there, or the folder is somebody else's."""
+    if not path.is_dir():
+        return path.exists()
+    return any(file.name not in BEFORE_TRAINING for file in path.iterdir())
+
+
+def _by_first(file: pathlib.Path, content: dict[str, Any]) -> None:
+    if parallel.process()[0] == 0:
+        runs.write_json(file, content)
+    parallel.wait(f"{file.name} is written")
+
+
+def _alone_in(path: pathlib.Path) -> contextlib.AbstractContextManager:
+    return runs.locked(path) if parallel.process()[0] == 0 else contextlib.nullcontext()
+
+
+def _titled(say: Say, title: str) -> Say:
+    return lambda text: say(f"{title}: {text}")
+
+
+def _printed(number: Printed | None) -> dict[str, float | None] | None:
+    return None if number is None else number._asdict()
