@@ -29,7 +29,7 @@ def experiment() -> Experiment:
                 patches=Patches(side=16, negative_share=0.25),
             ),
             siamese_train=dataclasses.replace(
-                pca_yolo.SIAMESE_TRAIN, epochs=8, batch_size=32, lr=1e-3, patience=0
+                pca_yolo.SIAMESE_TRAIN, epochs=3, lr=1e-3, patience=0
             ),
         ),
         data=Data(

@@ -33,8 +33,6 @@ def experiment() -> Experiment:
             split="patient",
             cache="ram",
         ),
-        train=dataclasses.replace(
-            pca_yolo.SIAMESE_TRAIN, epochs=8, batch_size=32, lr=1e-3, patience=0
-        ),
+        train=dataclasses.replace(pca_yolo.SIAMESE_TRAIN, epochs=3, lr=1e-3, patience=0),
         evaluate=Evaluate(split="test"),
     )

@@ -39,6 +39,20 @@ class Visits(NamedTuple):
     jittered: Bool[np.ndarray, "V"]
 
 
+class Cut(NamedTuple):
+    """A training split as batches of G slices with P patches each."""
+
+    positive: Bool[np.ndarray, "N n"]  # which patches of each slice hold a tumour
+    chunks: Int64[np.ndarray, "N"]  # of P patches, that each slice makes in every epoch
+    slices: int  # G
+    width: int  # P
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return -(-int(self.chunks.sum()) // self.slices)
+
+
 def check_side(image_side: int, m: int) -> None:
     """ValueError, naming the nearest legal image sides, unless patches of m px tile the image."""
     if image_side >= m and image_side % m == 0:
@@ -113,20 +127,20 @@ def jitter(
     return np.ascontiguousarray(out[:, ::-1] if flip else out)
 
 
-def shape(cfg: Patches, image_side: int, batch_size: int, replicas: int = 1) -> tuple[int, int]:
+def shape(
+    positive: Bool[np.ndarray, "N n"], cfg: Patches, batch_size: int, replicas: int = 1
+) -> tuple[int, int]:
     """(G, P): slices a batch and patches of each, G * P at most `batch_size` patches.
 
-    P is the share of one of the `replicas` (devices), or all that an epoch can visit of one slice
-    (its n patches and a copy of each) where that is less; then several slices share it. G is a
-    multiple of `replicas`.
+    P is the share of one of the `replicas` (devices), or the most that an epoch visits of any slice
+    where that is less; then several slices share it. G is a multiple of `replicas`.
     """
-    check_side(image_side, cfg.side)
     if batch_size < replicas:
         raise ValueError(
             f"train.batch_size wants a patch for each of {replicas} devices; got {batch_size}"
         )
     share = batch_size // replicas
-    patches = min(share, 2 * (image_side // cfg.side) ** 2)
+    patches = min(share, int(_counts(positive, cfg).max(initial=1)))
     return replicas * (share // patches), patches
 
 
@@ -146,25 +160,17 @@ def truth(dataset: Dataset, data: Data, cfg: Patches) -> Bool[np.ndarray, "N n"]
     return np.array(rows, bool).reshape(len(rows), (data.image_size // cfg.side) ** 2)
 
 
-def chunks(
+def cut(
     dataset: Dataset, data: Data, cfg: Patches, *, batch_size: int, replicas: int = 1
-) -> Int64[np.ndarray, "N"]:
-    """How many chunks of P patches each slice makes in every epoch.
+) -> Cut:
+    """How the slices of a training split are cut into batches.
 
     ValueError: no slice has a positive patch. A slice without one is legal.
     """
     positive = truth(dataset, data, cfg)
     _refuse_tumourless(dataset, data, cfg, positive)
-    return _chunks(positive, cfg, shape(cfg, data.image_size, batch_size, replicas)[1])
-
-
-def steps_per_epoch(
-    dataset: Dataset, data: Data, cfg: Patches, *, batch_size: int, replicas: int = 1
-) -> int:
-    """Batches of `train_batches` an epoch."""
-    slices, _ = shape(cfg, data.image_size, batch_size, replicas)
-    found = chunks(dataset, data, cfg, batch_size=batch_size, replicas=replicas)
-    return -(-int(found.sum()) // slices)
+    slices, width = shape(positive, cfg, batch_size, replicas)
+    return Cut(positive, -(-_counts(positive, cfg) // width), slices, width)
 
 
 def visits(
@@ -218,17 +224,16 @@ def train_batches(
     Crowds are not taught: what they cover is healthy here.
     ValueError: no positive patch at all, G that the processes cannot share, faulty images.
     """
-    slices, width = shape(cfg, data.image_size, batch_size, replicas)
+    positive, counts, slices, width = found = cut(
+        dataset, data, cfg, batch_size=batch_size, replicas=replicas
+    )
     if slices % processes:
         raise ValueError(
             f"train.batch_size of {batch_size} patches makes batches of {slices} slices, which"
             f" {processes} processes cannot share: set it to a multiple of {processes * width}"
         )
-    positive = truth(dataset, data, cfg)
-    _refuse_tumourless(dataset, data, cfg, positive)
-    counts = _chunks(positive, cfg, width)
     rows, total = slices // processes, int(counts.sum())
-    steps, ends = -(-total // slices), np.cumsum(counts)
+    steps, ends = found.steps, np.cumsum(counts)
 
     def row(position: int) -> PatchBatch:
         step, local = divmod(position, rows)
@@ -236,44 +241,19 @@ def train_batches(
         place = in_epoch * slices + process * rows + local
         pair = int(order(seed, epoch, total)[place % total])
         index = int(np.searchsorted(ends, pair, "right"))
-        first = (pair - int(ends[index] - counts[index])) * width
+        chunk = pair - int(ends[index] - counts[index])
         seen = visits(positive[index], cfg, seed=seed, epoch=epoch, index=index)
         image = _slice(dataset, data, index)
         rng = functools.partial(_generator, seed, epoch, index)
-        return _row(image, positive[index], seen, range(first, first + width), cfg, index, rng)
+        here = _share(len(seen.patch), chunk, int(counts[index]))
+        return _row(image, positive[index], seen, here, width, cfg, index, rng)
 
     return read_ahead(row, start_step * rows, epochs * steps * rows, rows, _stacked, data.threads)
 
 
-def eval_batches(
-    dataset: Dataset, data: Data, cfg: Patches, *, batch_size: int
-) -> Iterator[PatchBatch]:
-    """Every slice once and in order, with all its n patches as they are.
-
-    `batch_size` counts slices, as evaluate.batch_size does. The last batch is filled with blank
-    slices of index -1 and weight 0. An empty dataset gives no batch.
-    """
-    check_side(data.image_size, cfg.side)
-
-    def row(index: int) -> PatchBatch:
-        sample, _ = letterboxed(dataset, data, index)
-        image = to_unit(sample.image)
-        positive = labels(sample.boxes_xyxy, data.image_size, cfg).astype(np.float32)
-        return PatchBatch(
-            image, crop(image, cfg.side), positive, np.ones_like(positive), np.int32(index)
-        )
-
-    def collate(rows: Sequence[PatchBatch]) -> PatchBatch:
-        blank = PatchBatch(*map(np.zeros_like, rows[0]))._replace(index=np.int32(-1))
-        return _stacked([*rows, *[blank] * (batch_size - len(rows))])
-
-    return read_ahead(row, 0, len(dataset), batch_size, collate, data.threads)
-
-
-def _chunks(positive: np.ndarray, cfg: Patches, width: int) -> Int64[np.ndarray, "N"]:
+def _counts(positive: np.ndarray, cfg: Patches) -> Int64[np.ndarray, "N"]:
     found = positive.sum(1)
-    counts = [_count(int(k), positive.shape[1] - int(k), cfg) for k in found]
-    return -(-np.array(counts, np.int64) // width)
+    return np.array([_count(int(k), positive.shape[1] - int(k), cfg) for k in found], np.int64)
 
 
 def _count(found: int, healthy: int, cfg: Patches) -> int:
@@ -297,20 +277,29 @@ def _slice(dataset: Dataset, data: Data, index: int) -> Float32[np.ndarray, "S S
     return to_unit(letterboxed(dataset, data, index)[0].image)
 
 
+def _share(visits: int, chunk: int, chunks: int) -> range:
+    """The visits of one chunk: all chunks of a slice are alike, or steps of few pairs would weigh.
+
+    Adam makes a step of one pair as long as one of sixteen.
+    """
+    return range(chunk * visits // chunks, (chunk + 1) * visits // chunks)
+
+
 def _row(
     image: np.ndarray,
     positive: np.ndarray,
     seen: Visits,
     chunk: range,
+    width: int,
     cfg: Patches,
     index: int,
     rng: Callable[[int], np.random.Generator],
 ) -> PatchBatch:
-    """The visits numbered `chunk` beside their slice; numbers beyond the last are padding."""
+    """The visits numbered `chunk` beside their slice, padded to `width`."""
     tiles = crop(image, cfg.side)
-    patches = np.zeros((len(chunk), *tiles.shape[1:]), np.float32)
-    truths, weights = np.zeros((2, len(chunk)), np.float32)
-    for place, visit in enumerate(chunk[: max(len(seen.patch) - chunk.start, 0)]):
+    patches = np.zeros((width, *tiles.shape[1:]), np.float32)
+    truths, weights = np.zeros((2, width), np.float32)
+    for place, visit in enumerate(chunk):
         tile = tiles[seen.patch[visit]]
         patches[place] = jitter(tile, cfg, rng(visit)) if seen.jittered[visit] else tile
         truths[place], weights[place] = positive[seen.patch[visit]], 1

@@ -50,6 +50,7 @@ TRUNKS = {
 }
 DENSE = {"koch": 4096, "vgg16": 512}
 CONVOLUTIONS = {"direct": None, "fourier": fourier.like_lax}  # None: Linen's own
+TOGETHER_PX = 6 * 512 * 512  # of the images that pass the trunk together, with rematerialise
 GRIDS = {"pool7": 7, "pool6": 6, "gap": 1, "flat": 0}  # side after average pooling; 0: not pooled
 
 
@@ -75,7 +76,7 @@ class Config:
     init: Literal["lecun", "koch"] = "lecun"
     l2: float = 2e-4  # times the sum of squares of all kernels, in the loss
     bicubic_a: float = -0.75  # OpenCV's; -0.5 is Pillow's
-    rematerialise: bool = True  # compute a stage again going back, instead of keeping it
+    rematerialise: bool = True  # few towers at a time, computed again going back
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
     # fourier: the same numbers to rounding with less work (ops.fourier), for CPUs; the first
     # convolution stays direct. Both have the same parameters
@@ -195,15 +196,32 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "N I I C"]) -> Float[Array, "N h w F"]:
-        """Images to the activations of the last convolution, in the Config's dtype."""
+        """Images to the activations of the last convolution, in the Config's dtype.
+
+        With rematerialise some at a time, in a loop whose body is computed again going back: the
+        activations of those few are all that is in memory.
+        """
         x = x.astype(self.cfg.dtype)
-        for i, stage in enumerate(TRUNKS[self.cfg.trunk], 1):
+        if not self.cfg.rematerialise:
+            return _stages(self, None, x)[1]
+        n, side = x.shape[:2]
+        most = max(min(TOGETHER_PX // side**2, n), 1)
+        # So many that few black images fill the last loop: 17 are 3 times 6 less 1, 16 are 4 x 4.
+        some = min(range(most, most // 2, -1), key=lambda k: -n % k)
+        x = jnp.pad(x, ((0, -n % some), (0, 0), (0, 0), (0, 0)))
+        loop = nn.scan(
+            nn.remat(_stages, prevent_cse=False),
+            variable_broadcast="params",
+            split_rngs={"params": False},
+        )
+        _, out = loop(self, None, x.reshape(-1, some, *x.shape[1:]))
+        return out.reshape(-1, *out.shape[2:])[:n]
 
-            def run(trunk: nn.Module, x: Array, stage: Stage = stage, i: int = i) -> Array:
-                return _run(trunk.cfg, stage, f"conv{i}", x)
 
-            x = nn.remat(run)(self, x) if self.cfg.rematerialise else run(self, x)
-        return x
+def _stages(trunk: nn.Module, nothing: None, x: Array) -> tuple[None, Array]:
+    for i, stage in enumerate(TRUNKS[trunk.cfg.trunk], 1):
+        x = _run(trunk.cfg, stage, f"conv{i}", x)
+    return nothing, x
 
 
 def _run(cfg: Config, stage: Stage, name: str, x: Array) -> Array:

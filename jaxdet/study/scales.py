@@ -89,7 +89,7 @@ TINY = Scale(
     folds=3,
     yolo="n",
     train=Train(
-        epochs=40,
+        epochs=20,
         batch_size=16,
         nominal_batch=16,
         optimizer="adamw",
@@ -99,14 +99,18 @@ TINY = Scale(
         warmup_bias_lr=0.0,
         ema_tau=100.0,
         patience=0,
-        evaluate_every=10,
+        evaluate_every=5,
     ),
     augment=Augment(mosaic=0.3, mixup=0.1, scale=0.3, close_mosaic=5),
     siamese=siamese.Config(
-        input_size=105, head="flat", width=0.25, patches=Patches(negative_share=0.25)
+        input_size=72,
+        head="flat",
+        width=0.25,
+        rematerialise=False,
+        patches=Patches(negative_share=0.1),
     ),
     siamese_train=dataclasses.replace(
-        pca_yolo.SIAMESE_TRAIN, epochs=8, batch_size=32, lr=1e-3, patience=0
+        pca_yolo.SIAMESE_TRAIN, epochs=4, batch_size=48, lr=1e-3, patience=0
     ),
     free_slices=2,
 )

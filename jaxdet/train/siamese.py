@@ -73,7 +73,8 @@ def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
     params = runs.abstract_variables(experiment)["params"]
     _check_memory(params)
     optim.check_patterns(params, experiment.train)
-    cutting.chunks(data["train"], given, cfg.patches, batch_size=experiment.train.batch_size)
+    shared = {"batch_size": experiment.train.batch_size, "replicas": jax.device_count()}
+    cutting.cut(data["train"], given, cfg.patches, **shared)
 
 
 def _check_memory(params: Any) -> None:
@@ -96,7 +97,7 @@ def _task(experiment: Experiment, data: dict[str, Dataset]) -> engine.Task:
         recipe,
         num_images=len(data["train"]),
         num_classes=1,
-        steps_per_epoch=cutting.steps_per_epoch(data["train"], given, cfg.patches, **shared),
+        steps_per_epoch=cutting.cut(data["train"], given, cfg.patches, **shared).steps,
     )
 
     def batches(step: int) -> Iterator[PatchBatch]:

@@ -132,7 +132,6 @@ def test_a_side_that_does_not_divide_names_the_nearest():
         p.check_side(side, m)
     for call in (
         lambda: p.labels(np.zeros((0, 4), np.float32), 60, CFG),
-        lambda: p.shape(CFG, 60, 16),
         lambda: p.crop(np.zeros((60, 60, 1), np.float32), 16),
         lambda: p.truth(SLICES, dataclasses.replace(DATA, image_size=60), CFG),
     ):
@@ -207,18 +206,21 @@ def test_jitter_mirrors_half_of_the_time():
 
 
 def test_shape_of_a_batch():
-    wide = Patches(side=64)
-    assert p.shape(wide, 512, 16) == (1, 16)
-    assert p.shape(wide, 512, 128) == (1, 128)
-    assert p.shape(wide, 512, 300) == (2, 128)  # 44 of 300 stay unused
-    assert p.shape(Patches(side=256), 512, 16) == (2, 8)
-    assert p.shape(wide, 512, 1) == (1, 1)
+    wide, truth = Patches(side=64), np.zeros((3, 64), bool)
+    truth[1, :2] = True  # visits: 64 + 2 copies of these + 12 of the 62 others; elsewhere 64 + 13
+    assert p.shape(truth, wide, 16) == (1, 16)
+    assert p.shape(truth, wide, 77) == (1, 77)
+    assert p.shape(truth, wide, 78) == (1, 78)
+    assert p.shape(truth, wide, 200) == (2, 78)  # 44 of 200 stay unused
+    few = np.eye(4, dtype=bool)[:2]  # 4 + 1 + 1 of 3 rounded
+    assert p.shape(few, Patches(side=256), 16) == (2, 6)
+    assert p.shape(truth, wide, 1) == (1, 1)
     with pytest.raises(ValueError, match="for each of 1 devices; got 0"):
-        p.shape(wide, 512, 0)
-    assert p.shape(wide, 512, 16, replicas=4) == (4, 4)
-    assert p.shape(Patches(side=256), 512, 64, replicas=4) == (8, 8)
+        p.shape(truth, wide, 0)
+    assert p.shape(truth, wide, 16, replicas=4) == (4, 4)
+    assert p.shape(few, Patches(side=256), 64, replicas=4) == (8, 6)
     with pytest.raises(ValueError, match="for each of 8 devices; got 7"):
-        p.shape(wide, 512, 7, replicas=8)
+        p.shape(truth, wide, 7, replicas=8)
 
 
 def test_appended_visits_are_counted_by_the_config():
@@ -287,19 +289,18 @@ def test_an_epoch_is_all_visits_of_all_slices(mode, batch_size, replicas, share)
     cfg = dataclasses.replace(cfg, jitter_negative=0.0)
     how = {"batch_size": batch_size, "replicas": replicas}
     got = list(p.train_batches(SLICES, DATA, cfg, **how, epochs=2, seed=0))
-    steps = p.steps_per_epoch(SLICES, DATA, cfg, **how)
+    cut = p.cut(SLICES, DATA, cfg, **how)
+    slices, width, steps = cut.slices, cut.width, cut.steps
     assert len(got) == 2 * steps
-    counts = p.chunks(SLICES, DATA, cfg, **how)
-    slices, width = p.shape(cfg, 64, **how)
-    assert steps == -(-counts.sum() // slices)
+    assert steps == -(-cut.chunks.sum() // slices)
     truth = p.truth(SLICES, DATA, cfg)
     for epoch in range(2):
         rows = [
             (int(b.index[g]), b.labels[g], b.weights[g], b.patches[g])
             for b in got[epoch * steps : (epoch + 1) * steps]
             for g in range(slices)
-        ][: counts.sum()]  # without those that fill the last batch
-        assert np.bincount([i for i, *_ in rows], minlength=5).tolist() == counts.tolist()
+        ][: cut.chunks.sum()]  # without those that fill the last batch
+        assert np.bincount([i for i, *_ in rows], minlength=5).tolist() == cut.chunks.tolist()
         for index, positive in enumerate(truth):
             mine = [row for row in rows if row[0] == index]
             weights = np.concatenate([w for _, _, w, _ in mine])
@@ -385,7 +386,7 @@ def test_no_positive_patch_anywhere_is_refused():
     fold = dataclasses.replace(DATA, split="fold", fold=3)
     for call in (
         lambda: p.train_batches(empty, fold, CFG, **EPOCHS),
-        lambda: p.steps_per_epoch(empty, fold, CFG, batch_size=12),
+        lambda: p.cut(empty, fold, CFG, batch_size=12),
     ):
         with pytest.raises(
             ValueError,
@@ -404,23 +405,6 @@ def test_uint8_slices_become_fractions_and_wrong_ones_are_named():
     assert batch.slices.max() <= 1
     with pytest.raises(ValueError, match=r"slice\d: data.channels is 1, .* is \[64, 64, 3\]"):
         p.train_batches(Slices([[]], channels=3), DATA, CFG, **EPOCHS)
-
-
-def test_evaluation_sees_every_slice_once_with_all_its_patches():
-    got = list(p.eval_batches(SLICES, DATA, CFG, batch_size=2))
-    assert [b.index.tolist() for b in got] == [[0, 1], [2, 3], [4, -1]]
-    truth = p.truth(SLICES, DATA, CFG)
-    for batch in got:
-        assert batch.patches.shape == (2, 16, 16, 16, 1)
-        for row, index in enumerate(batch.index.tolist()):
-            if index < 0:
-                assert not any(column[row].any() for column in batch[:4])
-                continue
-            np.testing.assert_array_equal(batch.slices[row], SLICES[index].image)
-            np.testing.assert_array_equal(batch.patches[row], p.crop(SLICES[index].image, 16))
-            np.testing.assert_array_equal(batch.labels[row], truth[index])
-            assert (batch.weights[row] == 1).all()
-    assert list(p.eval_batches(Slices([]), DATA, CFG, batch_size=2)) == []
 
 
 def test_the_room_loads_no_jax():

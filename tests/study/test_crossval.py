@@ -18,8 +18,8 @@ from jaxdet import run as runs
 from jaxdet.data import manifest, sources
 from jaxdet.report import folds as reporting
 from jaxdet.study import crossval, kept
+from jaxdet.train import engine, log, loop
 from jaxdet.train import evaluate as scoring
-from jaxdet.train import log, loop
 
 EXPERIMENT = {"phantom_patients": 8, "phantom_slices": 1, "folds": 3}
 
@@ -65,7 +65,7 @@ def last(folder):
 def straight(tmp_path_factory):
     """Three folds that nothing disturbed: the folder, what was told, and the weights of starts."""
     out, told, starts = tmp_path_factory.mktemp("straight") / "cv", [], []
-    init_state = loop.init_state
+    init_state = engine.init_state
 
     def watched(variables, plan):
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(variables)):
@@ -74,7 +74,7 @@ def straight(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         quick(patch)
-        patch.setattr(loop, "init_state", watched)
+        patch.setattr(engine, "init_state", watched)
         run(out, say=told.append)
     return out, told, starts
 

@@ -49,7 +49,7 @@ SETS: dict[str, dict[Size, Set]] = {
         "small": _multiphase(40, 256),
         "paper": _multiphase(280, 512),
     },
-    "demo": {"tiny": demo(48, 128, 4), "small": demo(96, 256, 4), "paper": demo(208, 512, 4)},
+    "demo": {"tiny": demo(96, 128, 4), "small": demo(128, 256, 4), "paper": demo(208, 512, 4)},
 }
 
 

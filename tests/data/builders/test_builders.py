@@ -93,12 +93,10 @@ def test_a_phantom_is_a_plan_of_patients(sets):
 
 def test_the_demo_is_a_set_too():
     plan = phantoms.plan("demo", "tiny", free_slices=2, cases=fake_cases)
-    assert plan.name == "phantom_demo/tiny_free2" and len(plan.patients) == 48
+    tiny = phantom.SETS["demo"]["tiny"]
+    assert plan.name == "phantom_demo/tiny_free2" and len(plan.patients) == tiny.patients
     assert set(plan.splits) == {store.WHOLE}  # folds are drawn from all
-    assert (plan.metadata["phantom"]["size"], plan.metadata["phantom"]["annotated_slices"]) == (
-        128,
-        4,
-    )
+    assert plan.metadata["phantom"] == dataclasses.asdict(tiny) | {"free_slices": 2}
     one = dataclasses.replace(phantom.SETS["demo"]["paper"], size=48)
     assert len(phantom.cases(one, 5, 207)) == 4
     assert "larger tumours" in builders.BUILDERS["phantom_demo"].wants
