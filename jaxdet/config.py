@@ -8,6 +8,7 @@ and back.
 import dataclasses
 import difflib
 import functools
+import math
 import types
 import typing
 from typing import Any, Generic, Literal, TypeVar, Union, dataclass_transform
@@ -180,7 +181,7 @@ class Patches:
     # When a patch holds a tumour. any: a box shares min_overlap_px px^2 or more with it; centre: a
     # box's centre lies in it; box_share, patch_share: min_share of the box's, of the patch's area
     label: Literal["any", "centre", "box_share", "patch_share"] = "any"
-    min_overlap_px: float = 1.0  # px^2
+    min_overlap_px: float = 1.0  # px^2; 0: any part of a pixel
     min_share: float = 0.5
     # append: jittered copies of these shares of the patches beside them; online: so many of the
     # patches themselves are jittered. The paper's "100 % of the positive, 20 % of the negative"
@@ -194,17 +195,41 @@ class Patches:
 
     def check(self) -> None:
         """Refuses shares and scales that mean nothing."""
-        _above_zero(self, "side", "min_overlap_px")
+        _above_zero(self, "side")
+        if not 0 <= self.min_overlap_px < math.inf:
+            raise ValueError(
+                f"Patches.min_overlap_px wants 0 or more, finite; got {self.min_overlap_px}"
+            )
         for name in ("jitter_positive", "jitter_negative", "jitter_flip", "negative_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Patches.{name} is a share; got {getattr(self, name)}")
         if not 0 < self.min_share <= 1:
             got = self.min_share
             raise ValueError(f"Patches.min_share wants more than 0, at most 1; got {got}")
-        if not 0 < self.jitter_scale[0] <= self.jitter_scale[1]:
+        if not 0 < self.jitter_scale[0] <= self.jitter_scale[1] <= 10:
             raise ValueError(
-                f"Patches.jitter_scale wants 0 < low <= high; got {self.jitter_scale}"
+                f"Patches.jitter_scale wants 0 < low <= high <= 10; got {self.jitter_scale}"
             )
+
+
+def check_side(image_side: int, m: int, multiple: int = 1) -> None:
+    """ValueError, naming the nearest legal image sides, unless patches of m px tile the image.
+
+    With `multiple` the side must be a multiple of that as well, as a detector's strides want it.
+    """
+    if min(m, multiple) < 1:
+        raise ValueError(f"patches and strides want sides of 1 px or more; got {m} and {multiple}")
+    step = math.lcm(m, multiple)
+    if image_side >= step and image_side % step == 0:
+        return
+    below = max(image_side // step * step, step)
+    strides = f" and strides of {multiple} px" if multiple > 1 else ""
+    other = f", or the patches' side to a divisor of {image_side}"
+    raise ValueError(
+        f"an image side of {image_side} px does not divide into patches of {m} px{strides}: the"
+        f" nearest legal sides are {below} and {below + step}. Set data.image_size to one of them"
+        + (other if image_side >= 1 and image_side % multiple == 0 else "")
+    )
 
 
 @config

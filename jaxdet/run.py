@@ -14,6 +14,7 @@ All that reads or writes a RUN goes through here.
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -42,6 +43,8 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = 1
+SIAMESE = "siamese"  # the folder of a first stage, itself a RUN
+SIAMESE_EXECUTION = ("convolution", "rematerialise")  # fields that change no number
 # Fields that change nothing of what is learned: where the data lie, and how it is gone about.
 MOVABLE = (
     "data.path",
@@ -50,8 +53,9 @@ MOVABLE = (
     "train.log_every",
     "model.siamese_from",
     "model.siamese_train.log_every",
+    *(f"model.{name}" for name in SIAMESE_EXECUTION),
+    *(f"model.siamese.{name}" for name in SIAMESE_EXECUTION),
 )
-SIAMESE = "siamese"  # the folder of a first stage, itself a RUN
 DIGESTS = ("split_digest", "folds_digest")  # of run.json, in every checkpoint and metrics file too
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of file systems that have none
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python")
@@ -140,21 +144,16 @@ class Run:
         if not models.has_stages(self.experiment.model):
             return weights
         stage = self.first_stage()
-        self.check_stage(stage)
-        return {"detector": weights, "siamese": stage.weights("best")}
-
-    def check_stage(self, stage: "Run") -> None:
-        """Refuses a Siamese RUN of another config, split or folds than this one needs."""
-        wanted = self.experiment.model.siamese
-        if stage.experiment.model != wanted:
-            old, new = _flat(to_json(stage.experiment.model)), _flat(to_json(wanted))
-            rows = "\n".join(
-                f"  {k}: it has {old.get(k)!r}, wanted {new[k]!r}"
-                for k in new
-                if old.get(k) != new[k]
-            )
-            raise ValueError(f"{stage.path} is another Siamese network than model.siamese:\n{rows}")
+        refuse_other_siamese(stage, self.experiment.model.siamese)
         self.check_digests(stage.digests, str(stage.path))
+        first = stage.weights("best")
+        wanted = self.facts.get("siamese_digest")
+        if wanted is not None and digest_of(first) != wanted:
+            raise ValueError(
+                f"{stage.path} is no longer the network whose maps the detector was trained on"
+                f" ({digest_of(first)}, not {wanted}): put it back, or train this RUN anew"
+            )
+        return {"detector": weights, "siamese": first}
 
     def weights(self, which: Literal["best", "latest"] = "best") -> dict[str, Any]:
         """The moving-average variables as NumPy arrays: the best evaluated ones, or the latest.
@@ -255,10 +254,42 @@ def create(
 
 def rewrite_experiment(run: Run) -> None:
     """Makes `run.experiment` that of run.json: a RUN that is trained on says so with what."""
-    file, told = run.path / "run.json", to_json(run.experiment)
+    _rewrite(run.path, experiment=to_json(run.experiment))
+
+
+def remember(run: Run, **facts: Any) -> None:
+    """Adds facts to run.json that are known only after the RUN was made."""
+    _rewrite(run.path, **facts)
+
+
+def _rewrite(path: pathlib.Path, **told: Any) -> None:
+    file = path / "run.json"
     content = json.loads(file.read_text())
-    if content["experiment"] != told:
-        write_json(file, {**content, "experiment": told})
+    if any(content.get(name) != value for name, value in told.items()):
+        write_json(file, {**content, **told})
+
+
+def refuse_other_siamese(stage: Run, wanted: Any) -> None:
+    """ValueError unless `stage` is a Siamese RUN of the Config `wanted`.
+
+    How it is computed (SIAMESE_EXECUTION) may differ: the numbers are the same to rounding.
+    """
+    if stage.facts["family"] != SIAMESE:
+        raise ValueError(f"{stage.path} is a RUN of {stage.facts['family']}, no Siamese network")
+    old, new = _flat(to_json(stage.experiment.model)), _flat(to_json(wanted))
+    differ = [k for k in new if old.get(k) != new[k] and k not in SIAMESE_EXECUTION]
+    if differ:
+        rows = "\n".join(f"  {k}: it has {old.get(k)!r}, wanted {new[k]!r}" for k in differ)
+        raise ValueError(f"{stage.path} is another Siamese network than model.siamese:\n{rows}")
+
+
+def digest_of(weights: Any) -> str:
+    """16 hexadecimal digits of all variables, names and bytes."""
+    told = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        told.update(jax.tree_util.keystr(path).encode())
+        told.update(np.ascontiguousarray(leaf).tobytes())
+    return told.hexdigest()[:16]
 
 
 @contextlib.contextmanager

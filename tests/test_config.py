@@ -17,6 +17,49 @@ def test_unknown_field_names_the_nearest():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"side": 0}, "side wants more than 0; got 0"),
+        ({"min_overlap_px": -1.0}, "min_overlap_px wants 0 or more, finite; got -1.0"),
+        ({"min_overlap_px": float("inf")}, "min_overlap_px wants 0 or more, finite; got inf"),
+        ({"min_overlap_px": float("nan")}, "min_overlap_px wants 0 or more, finite; got nan"),
+        ({"jitter_scale": (0.0, 1.0)}, "0 < low <= high <= 10"),
+        ({"jitter_scale": (1.2, 0.8)}, "0 < low <= high <= 10"),
+        ({"jitter_scale": (0.8, float("inf"))}, r"0 < low <= high <= 10; got \(0.8, inf\)"),
+        ({"jitter_scale": (float("nan"), 1.0)}, "0 < low <= high <= 10"),
+        ({"jitter_flip": 1.5}, "jitter_flip is a share; got 1.5"),
+        ({"min_share": 0.0}, "min_share wants more than 0, at most 1; got 0.0"),
+    ],
+)
+def test_patches_that_mean_nothing_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        config.Patches(**fields)
+    assert config.Patches(min_overlap_px=0.0, jitter_scale=(10.0, 10.0)).side == 64
+
+
+@pytest.mark.parametrize(
+    ("side", "m", "multiple", "message"),
+    [
+        (500, 64, 1, "500 px .* of 64 px: .* sides are 448 and 512.* to a divisor of 500"),
+        (20, 64, 1, "sides are 64 and 128"),
+        (0, 64, 1, "sides are 64 and 128"),
+        (80, 16, 32, "16 px and strides of 32 px: .* sides are 64 and 96. .* one of them$"),
+        (100, 24, 32, "sides are 96 and 192"),
+        (160, 64, 32, "sides are 128 and 192.* to a divisor of 160"),
+        (64, 0, 1, "1 px or more; got 0 and 1"),
+    ],
+)
+def test_a_side_that_does_not_divide_names_the_nearest(side, m, multiple, message):
+    with pytest.raises(ValueError, match=message):
+        config.check_side(side, m, multiple)
+
+
+def test_sides_of_whole_patches_are_fine():
+    for fine in ((512, 64), (64, 64), (7, 1), (96, 24, 32), (80, 16)):
+        config.check_side(*fine)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
         ({"optimizer": "lion"}, "one of 'auto', 'sgd', 'adam', 'adamw'; got 'lion'"),
         ({"epochs": 1.5}, "epochs wants int"),
         ({"epochs": True}, "epochs wants int"),

@@ -40,7 +40,7 @@ def import_weights(
     state = read.read_state_dict(weights)
     found, fields = torch_names.infer_fields(state)
     if found != model:
-        raise ValueError(f"{weights} holds {found}, not {model}")
+        raise ValueError(f"{weights} holds {found}, not {model}{_way_out(model, found, weights)}")
     fields["channels"] = channels or fields["channels"]
     names = class_names or tuple(f"class_{i}" for i in range(fields["num_classes"]))
     if len(names) != fields["num_classes"]:
@@ -53,3 +53,16 @@ def import_weights(
     run = runs.create(out, experiment, names, imported_from=model)
     run.save_weights(variables)
     print(f"{out}: {model} with {fields['channels']} channels and {len(names)} classes")
+
+
+def _way_out(model: str, found: str, weights: str) -> str:
+    """How weights of a detector serve a model of two stages, if that is what was asked for."""
+    if model not in models.DETECTORS or not models.has_stages(models.config(model)):
+        return ""
+    fields = models.config(found)
+    return (
+        f": the detector alone. The first stage of {model}, a Siamese network, has no official"
+        f" weights. Import them as what they are, `jaxdet import {found} {weights} --channels 4"
+        f" --out START`, and train {model} from there with --model.size {fields.size}"
+        " --train.init-from START"
+    )

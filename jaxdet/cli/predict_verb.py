@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from jaxdet import models
 from jaxdet import run as runs
 from jaxdet.cli import arguments
 from jaxdet.predict import predict as predicting
@@ -41,8 +42,14 @@ def predict(
         nan: whether voxels that are no number are an error or become air.
         gaps: whether uneven or missing DICOM slices are an error or interpolated.
     """
+    opened = runs.open_run(run)
+    if models.is_scorer(opened.experiment.model):
+        raise ValueError(
+            f"{run} is a Siamese network, which has no boxes; predict with the RUN that holds it,"
+            f" or train a PCA-YOLO on it with --model.siamese-from {run}"
+        )
     told = predicting.predict(
-        runs.open_run(run),
+        opened,
         inputs,
         out,
         score_threshold=score,

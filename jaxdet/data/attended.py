@@ -1,6 +1,6 @@
 """Slices with their attention map as a last channel: what the detector of PCA-YOLO reads.
 
-    raw grey slice -> letterbox -> [grey x copies, map]; boxes are moved along
+    raw grey slice -> resize -> [grey x copies, map]; boxes are scaled along
 
 A dataset of grey slices goes in and one of X' comes out, so that the detector's training,
 evaluation and reports need not know of the first stage (PCA-YOLO, section 2.1; facts 2.1, 2.2).
@@ -16,8 +16,9 @@ from jaxtyping import Float, Float32
 
 from jaxdet.config import Data
 from jaxdet.data.batch import letterboxed
+from jaxdet.data.patches import check_square
 from jaxdet.data.sources import Dataset, Record
-from jaxdet.data.transforms import Letterbox, to_unit
+from jaxdet.data.transforms import to_unit
 
 
 def attended(
@@ -25,23 +26,25 @@ def attended(
 ) -> Dataset:
     """The dataset with images f32[S, S, copies + 1]: the grey slice so many times, then its map.
 
-    cfg describes `dataset`: grey slices, letterboxed to S = cfg.image_size; boxes, areas and pixel
-    sizes follow, all else of the records stays. `maps(i)` is the map of slice i, f32[S, S] in
-    [0, 1] in the letterboxed frame; it is asked for with the pixels, by several threads. Nothing is
-    kept in memory here: the cache of `dataset` goes on serving. Every slice is read once at the
-    start, because its size says where its boxes go.
-    ValueError: slices of several channels; and, when an image is read, naming it, a map of another
-    shape, with NaN, or outside [0, 1].
+    cfg describes `dataset`: square grey slices, resized to S = cfg.image_size; boxes, areas and
+    pixel sizes follow, all else of the records stays. `maps(i)` is the map of slice i, f32[S, S] in
+    [0, 1]; it is asked for with the pixels, by several threads. Nothing is kept in memory here: the
+    cache of `dataset` goes on serving. Every slice is read once at the start, because its size says
+    where its boxes go.
+    ValueError: slices of several channels; naming it, one that is not square; and, when an image is
+    read, a map of another shape, with NaN, or outside [0, 1].
     """
     _refuse_channels(cfg)
     if copies < 1:
         raise ValueError(f"attended wants 1 or more copies of the grey slice; got {copies}")
 
-    def moved(index: int) -> Record:
-        return _moved(dataset.records[index], letterboxed(dataset, cfg, index)[1])
+    def scaled(index: int) -> Record:
+        record, (_, place) = dataset.records[index], letterboxed(dataset, cfg, index)
+        check_square(place, record.name)
+        return _scaled(record, place.gain)
 
     with ThreadPoolExecutor(max(cfg.threads, 1)) as readers:
-        records = tuple(readers.map(moved, range(len(dataset))))
+        records = tuple(readers.map(scaled, range(len(dataset))))
     pixels = functools.partial(_pixels, dataset, cfg, copies, maps)
     return dataclasses.replace(dataset, records=records, pixels=pixels, window=None, cache=None)
 
@@ -57,13 +60,12 @@ def training_data(cfg: Data, copies: int, map_pad: float = 0.0) -> Data:
     return dataclasses.replace(cfg, channels=copies + 1, maps=1, pad=pad, window_hu=None)
 
 
-def _moved(record: Record, place: Letterbox) -> Record:
-    pixel = record.pixel_mm and (record.pixel_mm[0] / place.gain, record.pixel_mm[1] / place.gain)
+def _scaled(record: Record, gain: float) -> Record:
     return dataclasses.replace(
         record,
-        boxes_xyxy=place.from_original(record.boxes_xyxy),
-        area=record.area * np.float32(place.gain) ** 2,
-        pixel_mm=pixel,
+        boxes_xyxy=record.boxes_xyxy * np.float32(gain),
+        area=record.area * np.float32(gain) ** 2,
+        pixel_mm=record.pixel_mm and (record.pixel_mm[0] / gain, record.pixel_mm[1] / gain),
     )
 
 

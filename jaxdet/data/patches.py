@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 
-from jaxdet.config import Data, Patches
+from jaxdet.config import Data, Patches, check_side
 from jaxdet.data.batch import Dataset, letterboxed, order, read_ahead
-from jaxdet.data.transforms import resize, to_unit
+from jaxdet.data.transforms import Letterbox, resize, to_unit
 
 
 class PatchBatch(NamedTuple):
@@ -53,17 +53,17 @@ class Cut(NamedTuple):
         return -(-int(self.chunks.sum()) // self.slices)
 
 
-def check_side(image_side: int, m: int) -> None:
-    """ValueError, naming the nearest legal image sides, unless patches of m px tile the image."""
-    if image_side >= m and image_side % m == 0:
-        return
-    below = image_side // m * m
-    legal = f"{below} and {below + m}" if below else f"{m} and {2 * m}"
-    raise ValueError(
-        f"an image side of {image_side} px does not divide into patches of {m} px: the nearest"
-        f" legal sides are {legal}. Set data.image_size to one of them, or patches.side to a"
-        f" divisor of {image_side}"
-    )
+def check_square(place: Letterbox, name: str) -> None:
+    """ValueError, with the slice's name, unless its height is its width.
+
+    Letterboxed, it would have patches of padding, which are scored and enter the min-max.
+    """
+    if place.height != place.width:
+        raise ValueError(
+            f"{name}: PCA-YOLO and its Siamese take square slices, whose patches are all image;"
+            f" this one is {place.height} x {place.width} (height x width). Crop it or pad it to a"
+            " square first"
+        )
 
 
 def labels(boxes_xyxy: Float[np.ndarray, "M 4"], side: int, cfg: Patches) -> Bool[np.ndarray, "n"]:
@@ -92,13 +92,15 @@ def labels(boxes_xyxy: Float[np.ndarray, "M 4"], side: int, cfg: Patches) -> Boo
             "box_share": cfg.min_share * ((x1 - x0) * (y1 - y0))[:, None, None],
             "patch_share": cfg.min_share * cfg.side**2,
         }
-        hit = shared >= least[cfg.label]
+        hit = (shared > 0) & (shared >= least[cfg.label])
     return (hit & (wide & tall)[:, None, None]).any(0).ravel()
 
 
-def crop(image: Float32[np.ndarray, "S S C"], m: int) -> Float32[np.ndarray, "n m m C"]:
-    """All patches of m px, row-major."""
-    side, _, channels = image.shape
+def crop(image: Float32[np.ndarray, "H W C"], m: int) -> Float32[np.ndarray, "n m m C"]:
+    """All patches of m px of a square image, row-major."""
+    side, width, channels = image.shape
+    if side != width:
+        raise ValueError(f"patches are cut from square images [S, S, C]; got {list(image.shape)}")
     check_side(side, m)
     tiles = image.reshape(side // m, m, side // m, m, channels)
     return tiles.transpose(0, 2, 1, 3, 4).reshape(-1, m, m, channels)
@@ -145,24 +147,25 @@ def shape(
 
 
 def truth(dataset: Dataset, data: Data, cfg: Patches) -> Bool[np.ndarray, "N n"]:
-    """Which patches of every slice hold a tumour, slices letterboxed to data.image_size.
+    """Which patches of every slice hold a tumour, slices brought to data.image_size.
 
-    Every slice is read once, because its size says where its boxes go.
+    Every slice is read once, because its size says where its boxes go. One that is not square is
+    refused by name.
     """
     check_side(data.image_size, cfg.side)
 
     def one(index: int) -> np.ndarray:
-        boxes = letterboxed(dataset, data, index)[0].boxes_xyxy
-        return labels(boxes, data.image_size, cfg)
+        sample, place = letterboxed(dataset, data, index)
+        if place.height != place.width:  # only then is it read again, for its name
+            check_square(place, dataset[index].name)
+        return labels(sample.boxes_xyxy, data.image_size, cfg)
 
     with ThreadPoolExecutor(max(data.threads, 1)) as readers:
         rows = list(readers.map(one, range(len(dataset))))
     return np.array(rows, bool).reshape(len(rows), (data.image_size // cfg.side) ** 2)
 
 
-def cut(
-    dataset: Dataset, data: Data, cfg: Patches, *, batch_size: int, replicas: int = 1
-) -> Cut:
+def cut(dataset: Dataset, data: Data, cfg: Patches, *, batch_size: int, replicas: int = 1) -> Cut:
     """How the slices of a training split are cut into batches.
 
     ValueError: no slice has a positive patch. A slice without one is legal.
@@ -220,9 +223,10 @@ def train_batches(
     `batch_size` counts patches over all processes; `shape` says how many slices share them, for so
     many `replicas` (devices of all processes), and this process gets its own block of
     G / processes slices. All (slice, chunk) pairs of an epoch are visited in one random order; its
-    last batch is filled from the start of that order. Slices are letterboxed and not augmented.
+    last batch is filled from the start of that order. Slices are resized and not augmented.
     Crowds are not taught: what they cover is healthy here.
-    ValueError: no positive patch at all, G that the processes cannot share, faulty images.
+    ValueError: no positive patch at all, G that the processes cannot share, faulty images, one
+    that is not square.
     """
     positive, counts, slices, width = found = cut(
         dataset, data, cfg, batch_size=batch_size, replicas=replicas

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int32, Shaped
+from jaxtyping import Bool, Float, Float32, Float64, Int32, Shaped, UInt8
 
 from jaxdet.config import Augment
 
@@ -285,25 +285,20 @@ def random_hsv(
 ) -> Shaped[np.ndarray, "H W C"]:
     """Hue, saturation and value of an RGB image each times its own 1 + U(-1, 1) * range.
 
-    The last `maps` channels are no picture and are never touched. Anything but three others is no
-    colour image and stays as it is. Hue wraps, the others saturate; uint8 hue has 180 steps and
-    every product is cut to whole numbers, as the reference does.
+    The last `maps` channels are no picture and are never touched. One or two channels before them
+    are copies of a grey one, which has a value and neither hue nor saturation: the same draw makes
+    of them what it makes of three. Any other number is no colour image and stays as it is, and so
+    does grey without maps, as in the reference. Hue wraps, the others saturate; uint8 hue has 180
+    steps and every product is cut to whole numbers, as the reference does.
     """
     ranges = np.array([augment.hsv_h, augment.hsv_s, augment.hsv_v])
-    if image.shape[2] - maps != 3 or not ranges.any():
+    seen = image.shape[2] - maps
+    if seen not in ((1, 2, 3) if maps else (3,)) or not ranges.any():
         return image
     factors = 1 + rng.uniform(-1, 1, 3) * ranges
-    hsv = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2HSV)
-    if image.dtype == np.uint8:
-        steps = np.arange(256)[:, None] * factors
-        steps = np.concatenate([steps[:, :1] % 180, np.clip(steps[:, 1:], 0, 255)], axis=1)
-        hsv = cv2.LUT(hsv, steps.astype(np.uint8)[None])
-    else:
-        hsv *= factors.astype(np.float32)
-        hsv[..., 0] %= 360.0
-        np.clip(hsv[..., 1:], 0.0, 1.0, out=hsv[..., 1:])
-    colours = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    return np.concatenate([colours, image[..., 3:]], axis=2) if maps else colours
+    picture = np.ascontiguousarray(image[..., :seen])
+    changed = _colours(picture, factors) if seen == 3 else _values(picture, factors)
+    return np.concatenate([changed, image[..., seen:]], axis=2) if maps else changed
 
 
 def flip_lr(sample: Sample) -> Sample:
@@ -320,6 +315,34 @@ def flip_ud(sample: Sample) -> Sample:
     height = np.float32(sample.image.shape[0])
     boxes = np.stack([x0, height - y1, x1, height - y0], axis=1)
     return sample._replace(image=_mirror(sample.image, 0), boxes_xyxy=boxes)
+
+
+def _colours(
+    image: Shaped[np.ndarray, "H W 3"], factors: Float64[np.ndarray, "3"]
+) -> Shaped[np.ndarray, "H W 3"]:
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    if image.dtype == np.uint8:
+        hsv = cv2.LUT(hsv, _steps(factors)[None])
+    else:
+        hsv *= factors.astype(np.float32)
+        hsv[..., 0] %= 360.0
+        np.clip(hsv[..., 1:], 0.0, 1.0, out=hsv[..., 1:])
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def _values(
+    image: Shaped[np.ndarray, "H W C"], factors: Float64[np.ndarray, "3"]
+) -> Shaped[np.ndarray, "H W C"]:
+    if image.dtype == np.uint8:
+        return _steps(factors)[:, 2][image]
+    return np.clip(image * np.float32(factors[2]), 0.0, 1.0)
+
+
+def _steps(factors: Float64[np.ndarray, "3"]) -> UInt8[np.ndarray, "256 3"]:
+    """What becomes of every byte as hue, saturation and value."""
+    steps = np.arange(256)[:, None] * factors
+    steps = np.concatenate([steps[:, :1] % 180, np.clip(steps[:, 1:], 0, 255)], axis=1)
+    return steps.astype(np.uint8)
 
 
 def _mirror(image: np.ndarray, code: int) -> np.ndarray:

@@ -82,6 +82,11 @@ def is_scorer(cfg: Any) -> bool:
     return _file(cfg).__name__.rsplit(".", 1)[-1] in SCORERS
 
 
+def wants_squares(cfg: Any) -> bool:
+    """Whether images are cut into patches, so that padding would be scored like tissue."""
+    return has_stages(cfg) or is_scorer(cfg)
+
+
 def raw_channels(cfg: Any) -> int:
     """Channels of the images as the data room gives them; before maps that a model adds itself."""
     return getattr(_file(cfg), "RAW_CHANNELS", cfg.channels)

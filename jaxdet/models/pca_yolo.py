@@ -55,10 +55,10 @@ class Config(yolov8.Config):
     channels: Literal[2, 3, 4] = 4
     normalise: Literal["minmax", "none"] = "minmax"  # g; "none" is Table 2's "w/o g"
     attention_from: Literal["scores", "cam"] = "scores"  # cam: Table 2's Grad-CAM of the patches
-    cam_norm: Literal["slice", "patch"] = "slice"  # over what a CAM is min-max normalised
+    cam_norm: Literal["slice", "patch"] = "slice"  # over what a CAM (no scores) is normalised
     c: float = 255.0  # weight of the map in grey levels of 255
     quantize_uint8: bool = False  # whole grey levels, as of maps that were kept as PNG
-    map_pad: float = 0.0  # around the map where augmentation or letterbox pads
+    map_pad: float = 0.0  # of the map where mosaic, affine, perspective (and letterbox) pad
     fit: Literal["in_fold", "cross_fit"] = "in_fold"  # cross_fit: no training map by who saw it
     cross_folds: int = 4
     siamese: SiameseConfig = SiameseConfig()
@@ -78,6 +78,11 @@ class Config(yolov8.Config):
         if self.attention_from == "cam" and self.normalise == "none":
             raise ValueError(
                 'a CAM has no range of its own: attention_from="cam" wants normalise="minmax"'
+            )
+        if self.attention_from == "scores" and self.cam_norm == "patch":
+            raise ValueError(
+                'a patch has one score, which cannot be normalised over it: cam_norm="patch" wants'
+                ' attention_from="cam"'
             )
         if self.siamese.channels != RAW_CHANNELS:
             raise ValueError(
@@ -140,6 +145,8 @@ def augmented(
 def detect_raw(cfg: Config) -> Callable[[Any, Array], Detections]:
     """Both stages: ({"detector", "siamese"}, raw slices [B, S, S, 1]) -> Detections.
 
+    Slices are uint8, or floats in [0, 1]; HU or other ranges are not noticed here, for values are
+    not known under jit: the data room windows them.
     ValueError for slices of another number of channels or with a side that m does not divide.
     """
     detector = build(cfg)

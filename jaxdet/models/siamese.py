@@ -12,6 +12,7 @@ The slice passes the trunk once for all its patches. It is no detector: it score
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
-from jaxdet.config import Patches, config
+from jaxdet.config import Patches, check_side, config
 from jaxdet.losses.bce import bce
 from jaxdet.ops import fourier, images, patches, replicas, resample
 from jaxdet.types import Array
@@ -50,7 +51,7 @@ TRUNKS = {
 }
 DENSE = {"koch": 4096, "vgg16": 512}
 CONVOLUTIONS = {"direct": None, "fourier": fourier.like_lax}  # None: Linen's own
-TOGETHER_PX = 6 * 512 * 512  # of the images that pass the trunk together, with rematerialise
+IN_TURN_PX = 3 * 256 * 256  # of the images that pass a stage together, with fourier
 GRIDS = {"pool7": 7, "pool6": 6, "gap": 1, "flat": 0}  # side after average pooling; 0: not pooled
 
 
@@ -70,13 +71,13 @@ class Config:
     head: Literal["pool7", "pool6", "gap", "flat"] = "pool7"
     input_size: int = 512  # px to which slice and patches are brought
     width: float = 1.0  # times the channels of every layer, the dense one included
-    channels: int = 1
+    channels: int = 1  # pca_yolo wants 1; the vgg16 above then has 81,823,425 weights
     # lecun: scaled by fan in (He's gain in VGG16, whose thirteen layers would fade). koch: of the
     # paper, with the dense layer's 0.2 brought from its 9216 inputs to ours
     init: Literal["lecun", "koch"] = "lecun"
     l2: float = 2e-4  # times the sum of squares of all kernels, in the loss
     bicubic_a: float = -0.75  # OpenCV's; -0.5 is Pillow's
-    rematerialise: bool = True  # few towers at a time, computed again going back
+    rematerialise: bool = True  # compute a stage again going back, instead of keeping it
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
     # fourier: the same numbers to rounding with less work (ops.fourier), for CPUs; the first
     # convolution stays direct. Both have the same parameters
@@ -86,11 +87,14 @@ class Config:
 
     def check(self) -> None:
         """Refuses an input that the trunk or the pooling cannot hold, and a start that fades."""
-        if not self.width > 0 or self.channels < 1 or not self.l2 >= 0:
+        fine = 0 < self.width < math.inf and self.channels >= 1 and 0 <= self.l2 < math.inf
+        if not fine:  # NaN too
             raise ValueError(
-                "a Siamese wants width above 0, channels of 1 or more, l2 of 0 or more; got "
-                f"{self.width}, {self.channels}, {self.l2}"
+                "a Siamese wants width above 0, channels of 1 or more, l2 of 0 or more, all finite;"
+                f" got {self.width}, {self.channels}, {self.l2}"
             )
+        if not -1 <= self.bicubic_a <= 0:
+            raise ValueError(f"siamese.bicubic_a wants -1 to 0; got {self.bicubic_a}")
         if self.trunk == "vgg16" and self.init == "koch":
             raise ValueError(
                 "init='koch' (deviation 0.01) fades in the thirteen layers of trunk='vgg16': "
@@ -137,12 +141,14 @@ class Siamese(nn.Module):
         """Logits, float32; a positive one says tumour. `train` changes nothing: no dropout here.
 
         All inputs pass the trunk in one batch, G + G P of them: the slice once, with the gradient
-        of all its patches.
+        of all its patches. No slices or no patches give no logits, [0, P] or [G, 0].
         """
         g, p = tiles.shape[:2]
+        if not g:
+            return jnp.zeros((g, p))
         flat = tiles.reshape(g * p, *tiles.shape[2:])
         h = self.embed(jnp.concatenate([self.enter(slices), self.enter(flat)]))
-        return self.compare(h[:g], h[g:].reshape(g, p, -1))
+        return self.compare(h[:g], h[g:].reshape(g, p, h.shape[-1]))
 
     def enter(self, x: Shaped[Array, "N H W C"]) -> Float[Array, "N I I C"]:
         """Images as the trunk takes them: float32 in [0, 1], input_size px.
@@ -196,32 +202,50 @@ class Trunk(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "N I I C"]) -> Float[Array, "N h w F"]:
-        """Images to the activations of the last convolution, in the Config's dtype.
-
-        With rematerialise some at a time, in a loop whose body is computed again going back: the
-        activations of those few are all that is in memory.
-        """
+        """Images to the activations of the last convolution, in the Config's dtype."""
         x = x.astype(self.cfg.dtype)
-        if not self.cfg.rematerialise:
-            return _stages(self, None, x)[1]
-        n, side = x.shape[:2]
-        most = max(min(TOGETHER_PX // side**2, n), 1)
-        # So many that few black images fill the last loop: 17 are 3 times 6 less 1, 16 are 4 x 4.
-        some = min(range(most, most // 2, -1), key=lambda k: -n % k)
-        x = jnp.pad(x, ((0, -n % some), (0, 0), (0, 0), (0, 0)))
+        for i, stage in enumerate(TRUNKS[self.cfg.trunk], 1):
+
+            def run(trunk: nn.Module, x: Array, stage: Stage = stage, i: int = i) -> Array:
+                return _run(trunk.cfg, stage, f"conv{i}", x)
+
+            if self.cfg.rematerialise:
+                run = LOOPS[self.cfg.convolution](nn.remat(run), x)
+            x = run(self, x)
+        return x
+
+
+def _together(run: Callable, x: Array) -> Callable:
+    return run
+
+
+def _in_turn(run: Callable, x: Array) -> Callable:
+    """The stage for a few images at a time, so that those before its pooling are never all there.
+
+    Only where its convolution is by tiles: on a CPU, XLA's own has a 30 times slower gradient in a
+    loop.
+    """
+    n, side, _, channels = x.shape
+    if channels < fourier.FEWEST_INPUTS:
+        return run
+    most = max(min(IN_TURN_PX // side**2, n), 1)
+    # So many that few black images fill the last turn: 17 are 3 times 6 less 1, 16 are 4 x 4.
+    some = min(range(most, most // 2, -1), key=lambda k: -n % k)
+
+    def turns(trunk: nn.Module, x: Array) -> Array:
         loop = nn.scan(
-            nn.remat(_stages, prevent_cse=False),
+            lambda trunk, _, part: (None, run(trunk, part)),
             variable_broadcast="params",
             split_rngs={"params": False},
         )
-        _, out = loop(self, None, x.reshape(-1, some, *x.shape[1:]))
+        x = jnp.pad(x, ((0, -n % some), (0, 0), (0, 0), (0, 0)))
+        _, out = loop(trunk, None, x.reshape(-1, some, *x.shape[1:]))
         return out.reshape(-1, *out.shape[2:])[:n]
 
+    return turns
 
-def _stages(trunk: nn.Module, nothing: None, x: Array) -> tuple[None, Array]:
-    for i, stage in enumerate(TRUNKS[trunk.cfg.trunk], 1):
-        x = _run(trunk.cfg, stage, f"conv{i}", x)
-    return nothing, x
+
+LOOPS = {"direct": _together, "fourier": _in_turn}
 
 
 def _run(cfg: Config, stage: Stage, name: str, x: Array) -> Array:
@@ -305,7 +329,12 @@ def cam(
 
     ReLU(sum_k alpha_k A_k), A the last activations of the patch's branch and alpha_k the mean of
     d logit / d A_k over their pixels (Selvaraju 2017, Eq. 1-2); the slice's branch is a constant.
-    Each map is resized bilinearly to its patch. With head="gap" it is Zhou's CAM over h w.
+    Each map is resized to its patch, bilinearly, and where that is smaller with a wider kernel, so
+    that no hot pixel falls between two.
+    With head="gap" this is ReLU(sum_k a_k s_k A_k) / (h w), where a_k is the weight of channel k
+    and s_k the sign of mean A_k - mean A_k of the slice.
+    Departs: facts 5(i) has another form for that head, a_k |A_k - mean A_k of the slice| pixel by
+    pixel.
     """
     side = cfg.patches.side
 
@@ -317,7 +346,7 @@ def cam(
         activations = call(tiles, method="features")
         alpha = jax.grad(logits)(activations).mean((1, 2), keepdims=True)
         heat = nn.relu((activations * alpha).sum(-1, keepdims=True))
-        return resample.bilinear(heat, side, side)[..., 0]
+        return resample.shrink(heat, side, side)[..., 0]
 
     return patches.stitch(_each(cfg, variables, slices, some, at_once))
 
@@ -344,7 +373,7 @@ def _each(cfg: Config, variables: Any, slices: Array, some: Callable, at_once: i
 def example(cfg: Config, side: int) -> tuple[Float[Array, "1 S S C"], Float[Array, "1 1 m m C"]]:
     """A black slice of `side` px and one patch of it, for the module's init."""
     m = cfg.patches.side
-    patches.check_side(side, m)
+    check_side(side, m)
     return jnp.zeros((1, side, side, cfg.channels)), jnp.zeros((1, 1, m, m, cfg.channels))
 
 

@@ -9,6 +9,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
+from jaxdet.config import check_side
 from jaxdet.types import Array
 
 
@@ -54,19 +55,6 @@ def minmax(values: Float[Array, "B *N"], eps: float = 1e-12) -> Float[Array, "B 
     flat = span <= eps
     # Two wheres: the inner one keeps 0/0 out of the backward pass as well.
     return jnp.where(flat, 0.0, (values - low) / jnp.where(flat, 1.0, span))
-
-
-def check_side(image_side: int, side: int) -> None:
-    """ValueError, with the nearest sides that would do, where patches do not fill the slice."""
-    if side < 1:
-        raise ValueError(f"a patch wants a side of 1 px or more; got {side}")
-    if image_side % side:
-        below = image_side // side * side
-        near = f"{below} and {below + side}" if below else f"{side}"
-        raise ValueError(
-            f"a slice of {image_side} px does not fall into patches of {side} px; the nearest "
-            f"sides that do are {near}. Set data.image_size, or another patches.side"
-        )
 
 
 def _rows(n: int) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdet import models
+from jaxdet.data.patches import check_square
 from jaxdet.data.slices import Missing
 from jaxdet.data.transforms import Letterbox, letterbox
 from jaxdet.predict import inputs, write
@@ -66,8 +67,13 @@ def detect(
     multiple = getattr(models.family(run.facts["family"]), "MULTIPLE", None)
     data = run.experiment.data
 
+    square = models.wants_squares(run.experiment.model)
+
     def place(piece: Slice) -> tuple[Slice, np.ndarray, Letterbox]:
-        return piece, *letterbox(piece.image, data.image_size, data.pad, multiple=multiple)
+        image, where = letterbox(piece.image, data.image_size, data.pad, multiple=multiple)
+        if square:
+            check_square(where, piece.name)
+        return piece, image, where
 
     placed = map(place, itertools.chain(ahead, pieces))
     for _, group in itertools.groupby(placed, key=lambda row: row[1].shape):

@@ -140,7 +140,7 @@ def _of_folds(
 
 
 def _figures(result: Mapping[str, Any]) -> list[str]:
-    told = [f"  {one.get('file') or one['figure']}" for one in result["figures"] if "file" in one]
+    told = [f"  {one['file']}" for one in result["figures"] if "file" in one]
     missing = [f"  {one['figure']}: {one['why']}" for one in result["figures"] if "why" in one]
     lines = ["", "figures", *told] if told else []
     return [*lines, *(["figures that were not drawn", *missing] if missing else [])]

@@ -16,7 +16,8 @@ from jaxdet.study.scales import Scale
 
 PROTOCOL = "yolo"  # of the paper: ultralytics' own evaluator
 GREY_COPIES = 3  # channels of a detector without a map: the grey slice, as an RGB pipeline has it
-MOVABLE = ("path",)  # of `flags`: where the set lies changes nothing
+# Of `flags`, those that change no number: where the set lies, and how it is gone about.
+MOVABLE = ("path", "siamese.convolution", "siamese.rematerialise")
 
 
 @dataclasses.dataclass(frozen=True)

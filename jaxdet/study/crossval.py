@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from jaxdet import models
 from jaxdet import run as runs
 from jaxdet.config import Experiment, to_json
 from jaxdet.data import manifest, sources
@@ -70,7 +71,7 @@ def crossval(
     todo = [i for i, one in enumerate(experiments) if _done(path, one, plan) is None]
     for fold in todo:
         check(experiments[fold])
-    with _alone_in(path), _ended_by_sigterm():
+    with _alone_in(path), ended_by_sigterm():
         _refuse_changes(path, experiments, plan, resume)  # another may have begun it since
         before = _before(path)
         _write(path / "folds.json", plan)
@@ -210,7 +211,12 @@ def _family(experiment: Experiment) -> str:
 
 
 def check(experiment: Experiment) -> None:
-    """What loop.train would refuse in hours, when this fold's turn comes."""
+    """What loop.train would refuse in hours, when this fold's turn comes; and what has no boxes."""
+    if models.is_scorer(experiment.model):
+        raise ValueError(
+            "a cross-validation scores boxes, and a Siamese network has none: train it alone with"
+            " `jaxdet train CONFIG`, or fold by fold with `jaxdet reproduce pca-table3`"
+        )
     data = {split: sources.load(experiment.data, split) for split in ("train", "val", "test")}
     loop.check(experiment, data)
 
@@ -290,8 +296,11 @@ def _alone_in(path: pathlib.Path) -> contextlib.AbstractContextManager:
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends with 143 between trainings too, as inside of one (loop.train)."""
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends with 143 between trainings too, as inside of one (loop.train).
+
+    One inside of another does the same. The handler of before is back when it ends.
+    """
 
     def end(*_: Any) -> None:
         raise SystemExit(143)

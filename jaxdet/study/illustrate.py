@@ -1,10 +1,12 @@
-"""The paper's figures from what a reproduction has trained: fold 0's test patients.
+"""The paper's figures from what a table has trained: fold 0's test patients, OUT/figures/TABLE.
 
 examples.png     Fig. 1   slices with their true boxes
 detections.png   Fig. 3   what each row found
 errors_NAME.png  Fig. 4   what went wrong, a sheet a row
 by_size.png      Fig. 5   small, medium and large lesions side by side
 attention.png    Fig. 6   the map of PCA-YOLO over a slice; attention_rows.png: of every row
+
+A table of Siamese networks alone has the examples and no other.
 """
 
 import dataclasses
@@ -24,9 +26,9 @@ from jaxdet.models import pca_yolo, siamese
 from jaxdet.report import attention, lesions
 from jaxdet.report.attention import Attended, Map
 from jaxdet.run import Run
-from jaxdet.study import kept, lesion_free, papers
+from jaxdet.study import asked, kept, lesion_free, papers
 from jaxdet.study.asked import PROTOCOL, Study
-from jaxdet.study.papers import Row
+from jaxdet.study.papers import Row, Scores
 from jaxdet.train import evaluate as scoring
 from jaxdet.train import parallel
 from jaxdet.types import Detections
@@ -37,48 +39,60 @@ EXAMPLES, DETECTIONS, ATTENDED = 8, 4, 4  # slices of the figures
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """Fold 0 of a study: its test slices, and what the rows have found there."""
+    """Fold 0 of a study: its test slices, and what the rows of a table have found there."""
 
     dataset: Dataset
     data: Any  # Data of one channel
     runs: Mapping[str, Run]  # by row
     found: Mapping[str, Detections]
     threshold: Mapping[str, float]
+    no_rows: str  # why there are no runs, if there are none
 
 
 def draw(
-    study: Study, rows: Sequence[Row], path: pathlib.Path, say: Callable[[str], None]
+    study: Study,
+    table: str,
+    rows: Sequence[Row] | Sequence[Scores],
+    path: pathlib.Path,
+    say: Callable[[str], None],
 ) -> list[dict[str, str]]:
-    """Draws all figures into `path`/figures; of each its file, or `why` there is none.
+    """Draws all figures into `path`/figures/`table`; of each its file, or `why` there is none.
 
-    `rows` are those that are trained; without any there are the examples alone. The first process
-    draws.
+    `rows` are those of the table, trained or not built; without a trained detector among them there
+    are the examples alone. The first process draws.
     """
     if parallel.process()[0] != 0:
         return []
-    seen, folder = _seen(study, rows, path), path / "figures"
-    folder.mkdir(exist_ok=True)
+    place = f"figures/{table}"
+    seen, folder = _seen(study, table, rows, path), path / place
+    folder.mkdir(parents=True, exist_ok=True)
     told = []
     for name, figure in FIGURES.items():
         try:
             written = figure(seen, folder / name)
-            told += [{"figure": name, "file": f"figures/{file}"} for file in written]
+            told += [{"figure": name, "file": f"{place}/{file}"} for file in written]
         except ValueError as error:
-            say(f"figures/{name}: not drawn, {error}")
+            say(f"{place}/{name}: not drawn, {error}")
             told.append({"figure": name, "why": str(error)})
     return told
 
 
-def _seen(study: Study, rows: Sequence[Row], path: pathlib.Path) -> _Seen:
+def _seen(
+    study: Study, table: str, rows: Sequence[Row] | Sequence[Scores], path: pathlib.Path
+) -> _Seen:
     data = dataclasses.replace(study.data, fold=FOLD)
-    runs = {row.name: kept.fold_run(path / "rows" / row.name / f"fold_{FOLD}") for row in rows}
+    built = [row.name for row in rows if isinstance(row, Row) and asked.is_built(row)]
+    runs = {name: kept.fold_run(path / "rows" / name / f"fold_{FOLD}") for name in built}
+    no_rows = "none of the rows is built"
+    if isinstance(rows[0], Scores):
+        no_rows = f"{table} scores patches alone, and has no boxes; a table of detectors draws it"
     found, threshold = {}, {}
     for name, run in runs.items():
         with np.load(run.path / "metrics" / f"test_{PROTOCOL}_detections.npz") as stored:
             found[name] = Detections(*(stored[field] for field in Detections._fields))
         folds = kept.result(path / "rows" / name)["folds"]
         threshold[name] = lesion_free.score_of(folds[FOLD])
-    return _Seen(sources.load(data, "test"), data, runs, found, threshold)
+    return _Seen(sources.load(data, "test"), data, runs, found, threshold, no_rows)
 
 
 def _examples(seen: _Seen, file: pathlib.Path) -> list[str]:
@@ -126,6 +140,7 @@ def _by_size(seen: _Seen, file: pathlib.Path) -> list[str]:
 
 def _attention(seen: _Seen, file: pathlib.Path) -> list[str]:
     """One slice under the paper's own row, and some under every row that has a map."""
+    _want_rows(seen)
     mapped = {n: r for n, r in seen.runs.items() if isinstance(r.experiment.model, pca_yolo.Config)}
     if not mapped:
         raise ValueError("no row with an attention map is among those that are trained")
@@ -195,7 +210,7 @@ def _spread(dataset: Dataset, count: int) -> np.ndarray:
 
 def _want_rows(seen: _Seen) -> None:
     if not seen.runs:
-        raise ValueError("no detector is trained here")
+        raise ValueError(seen.no_rows)
 
 
 def _write(file: pathlib.Path, rgb: UInt8[np.ndarray, "Y X 3"]) -> None:

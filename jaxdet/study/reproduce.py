@@ -5,7 +5,8 @@
     OUT/sets/              the phantom, where no other folder of sets was named
     OUT/siamese_M/fold_i   a Siamese RUN for patches of M px, shared by all rows that want it
     OUT/rows/NAME/         the cross-validation of a row (study/crossval.py)
-    OUT/TABLE.json         the table; OUT/figures/ the paper's figures of fold 0
+    OUT/TABLE.json         the table
+    OUT/figures/TABLE/     the paper's figures of fold 0, by the rows of that table
 
 A folder may hold several tables of one scale; what they share is trained once. Killed anywhere, the
 same call with resume goes on.
@@ -19,10 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxdet import run as runs
-from jaxdet.data import builders, manifest
+from jaxdet.data import manifest
 from jaxdet.data.builders import store
 from jaxdet.study import asked as asking
-from jaxdet.study import crossval, illustrate, kept, lesion_free, papers, siamese
+from jaxdet.study import crossval, illustrate, kept, lesion_free, papers, prepared, siamese
 from jaxdet.study.asked import Asked, Study
 from jaxdet.study.papers import Printed, Row, Scores
 from jaxdet.train import parallel
@@ -41,7 +42,8 @@ def reproduce(
     """Trains and scores what the table `asked.table` wants into `out`; what TABLE.json holds.
 
     The set is made if it is a phantom's and is not there. Rows whose detector is not in
-    models.DETECTORS are listed as not built. `say` is told where it stands.
+    models.DETECTORS are listed as not built. Where `asked.rows` names some, those that TABLE.json
+    had before stay beside them, and tests and figures are of all. `say` is told where it stands.
 
     Keys: format, table, scale, flags (see asked.flags), protocol, set (builder, images, patients,
     boxes, folds_digest), k, ddof, versions, device, minutes (of this call alone), rows, figures,
@@ -49,27 +51,28 @@ def reproduce(
 
     ValueError before any training: a table or row that is not there; `out` that holds something
     else, or is there without `resume`, or was made with other flags; a set that is not there and is
-    no phantom's; whatever `crossval.crossval` refuses.
+    no phantom's, or has a phantom's name and is another; a TABLE.json that is broken; whatever
+    `crossval.crossval` refuses. SystemExit 143 when SIGTERM ended it.
     """
     if not str(out):
         raise ValueError("reproduce wants a folder; got --out ''")
     path, begun = pathlib.Path(out), time.monotonic()
-    rows = papers.rows(asked.table, asked.rows)
+    papers.rows(asked.table, asked.rows)  # refuses names that are none
     study = asking.study(asked, path)
     flags = asking.flags(asked, study)
-    if not asking.is_phantom(study.data.builder):
-        store.find(study.data.path, study.data.builder)
+    prepared.check(study)
     _refuse_changes(path, flags, resume)
-    with _alone_in(path):
+    with _alone_in(path), crossval.ended_by_sigterm():
         _refuse_changes(path, flags, resume)  # another may have begun it since
         _by_first(path / "reproduce.json", {"format": FORMAT, **flags})
-        _make_set(study, study.data.builder, 0, say)
+        prepared.make(study, 0, say)
         plan = _plan(study, path)
+        rows = _with_those_before(asked, study, path, plan)
         if isinstance(rows[0], Scores):
             told = {"rows": [_scores_row(study, row, path, plan, say) for row in rows]}
-            told["figures"] = illustrate.draw(study, (), path, say)
         else:
             told = _detectors(study, rows, path, plan, say)
+        told["figures"] = illustrate.draw(study, asked.table, rows, path, say)
         result = {
             "format": FORMAT,
             "table": asked.table,
@@ -86,6 +89,42 @@ def reproduce(
         }
         _by_first(path / f"{asked.table}.json", result)
     return result
+
+
+def _with_those_before(
+    asked: Asked, study: Study, path: pathlib.Path, plan: Mapping[str, Any]
+) -> tuple[Row, ...] | tuple[Scores, ...]:
+    """The rows that are asked for; beside a choice those that TABLE.json has, in paper's order.
+
+    Of these only what was made with these flags and folds, and is there still or is not built:
+    nobody who asked for one row trains another.
+    """
+    file = path / f"{asked.table}.json"
+    if not asked.rows or not file.exists():
+        return papers.rows(asked.table, asked.rows)
+    before = kept.read(file, "Remove that file, and --resume makes it again", _told)
+    flags, digest, names = _told(before)
+    ours = digest == plan["digest"] and not _changes(flags, asking.flags(asked, study))
+    there = [
+        row.name
+        for row in papers.rows(asked.table)
+        if ours and row.name in names and _is_free(study, row, path, plan)
+    ]
+    return papers.rows(asked.table, (*asked.rows, *there))
+
+
+def _told(table: Mapping[str, Any]) -> tuple[dict[str, Any], str, list[str]]:
+    """Flags, digest of the folds and names of the rows of a TABLE.json."""
+    return dict(table["flags"]), table["set"]["folds_digest"], [r["name"] for r in table["rows"]]
+
+
+def _is_free(study: Study, row: Row | Scores, path: pathlib.Path, plan: Mapping[str, Any]) -> bool:
+    """Whether a row wants no training: it is done, or not built."""
+    if isinstance(row, Row):
+        return not asking.is_built(row) or (path / "rows" / row.name / "crossval.json").exists()
+    folder = asking.siamese_folder(study, row.parts, path)
+    folds = [folder / f"fold_{i}" / "metrics" / f"{siamese.PATCHES}.json" for i in range(plan["k"])]
+    return all(file.exists() for file in folds)
 
 
 def _detectors(
@@ -111,11 +150,10 @@ def _detectors(
             experiment, folders[row.name], resume=True, against=rivals, say=_titled(say, row.title)
         )
     tests = _tests(results)
-    told = {
+    return {
         "rows": [_row(study, row, results.get(row.name), tests.get(row.name)) for row in rows],
         "lesion_free": _lesion_free(study, results, path, plan, say),
     }
-    return {**told, "figures": illustrate.draw(study, built, path, say)}
 
 
 def _plan(study: Study, path: pathlib.Path) -> dict[str, Any]:
@@ -176,7 +214,7 @@ def _lesion_free(
     names = [name for name in papers.LESION_FREE if name in results]
     if not names:
         return {"why": f"none of {', '.join(papers.LESION_FREE)} is among the rows", "rows": []}
-    builder = _free_builder(study, say)
+    builder = prepared.lesion_free(study, say)
     data = {name: kept.fold_run(path / "rows" / name / "fold_0").experiment.data for name in names}
     rows = []
     for name in names:
@@ -194,31 +232,6 @@ def _lesion_free(
         rows.append(lesion_free.summarise(name, folds))
         say(f"{name}: {rows[-1]['mean']:.3f} false positives a slice without a tumour")
     return {"why": "", "builder": builder, "rows": rows}
-
-
-def _free_builder(study: Study, say: Say) -> str:
-    """The prepared set that has slices without a tumour of the same patients too."""
-    builder, free = study.data.builder, study.scale.free_slices
-    name = f"{builder}_free{free}"
-    if asking.is_phantom(builder):
-        _make_set(study, builder, free, say)
-        return name
-    return name if (pathlib.Path(study.data.path) / name).is_dir() else builder
-
-
-def _make_set(study: Study, builder: str, free_slices: int, say: Say) -> None:
-    """Makes a phantom that is not there; a set that is there, or is none, is looked for later."""
-    wanted = f"{builder}_free{free_slices}" if free_slices else builder
-    folder = pathlib.Path(study.data.path)
-    there = (folder / wanted / store.VERSION).is_dir()
-    parallel.wait(f"all have looked for {wanted}")
-    if there or not asking.is_phantom(builder):
-        return
-    name, size = builder.split("/")
-    if parallel.process()[0] == 0:
-        say(f"making {wanted} in {folder}")
-        builders.make(name, folder, builders.Options(size=size, free_slices=free_slices))
-    parallel.wait(f"{wanted} is made")
 
 
 def _siamese(
@@ -258,14 +271,18 @@ def _refuse_changes(path: pathlib.Path, flags: dict[str, Any], resume: bool) -> 
             " or choose another --out"
         )
     before = kept.read(ours, "Choose another --out, or remove that folder")
-    now = {"format": FORMAT, **flags}
-    changed = [
+    changed = _changes(before, {"format": FORMAT, **flags})
+    if changed:
+        raise ValueError(f"{path} was made with other flags or recipes:\n" + "\n".join(changed))
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A line for every flag that decides a number and was another before."""
+    return [
         f"  {name}: was {before.get(name)!r}, now {now[name]!r}"
         for name in now
         if name not in asking.MOVABLE and before.get(name) != now[name]
     ]
-    if changed:
-        raise ValueError(f"{path} was made with other flags or recipes:\n" + "\n".join(changed))
 
 
 def _begun(path: pathlib.Path) -> bool:

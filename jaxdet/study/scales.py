@@ -113,6 +113,9 @@ TINY = Scale(
         pca_yolo.SIAMESE_TRAIN, epochs=4, batch_size=48, lr=1e-3, patience=0
     ),
     free_slices=2,
+    # To be filled when whole tables were measured: {"pca-table1": 20.0, ...} and "2 CPU cores".
+    minutes={},
+    on="",
 )
 SCALES: dict[Name, Scale] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
 

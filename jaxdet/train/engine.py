@@ -85,11 +85,15 @@ def train(run: Run, task: Task, words: list[str]) -> None:
 
 
 def open_run(
-    experiment: Experiment, out: str | os.PathLike, data: dict[str, Dataset], resume: bool
+    experiment: Experiment,
+    out: str | os.PathLike,
+    data: dict[str, Dataset],
+    resume: bool,
+    **facts: Any,
 ) -> Run:
     """The RUN folder `out`, new, or there already and of the same experiment and data.
 
-    `data` holds train and val.
+    `data` holds train and val; `facts` go into a new run.json.
     """
     path, main = pathlib.Path(out), parallel.process()[0] == 0
     digests = unseen.digests(experiment.data, data["train"], data["val"])
@@ -98,8 +102,8 @@ def open_run(
     if not (there and resume) and (main or there):  # one that is there is refused by everybody
         kin = start_run(experiment) if experiment.train.init_patients == "check" else None
         seen = unseen.trained_on(data["train"], kin)
-        facts = {**digests, "trained_on": seen, **runs.phase_facts(experiment.data)}
-        runs.create(path, experiment, data["train"].class_names, **facts)
+        told = {**digests, "trained_on": seen, **runs.phase_facts(experiment.data), **facts}
+        runs.create(path, experiment, data["train"].class_names, **told)
     parallel.wait("run.json")
     run = runs.open_run(path)
     runs.check_same(run, experiment)
@@ -228,3 +232,20 @@ def _stop_signal(manager: Any) -> Iterator[Callable[[int], bool]]:
             signal.signal(signal.SIGTERM, before)
     if stop.is_set() and callable(before):
         before(signal.SIGTERM, None)
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends with 143 between trainings too, as inside of one (`train`)."""
+
+    def end(*_: Any) -> None:
+        raise SystemExit(143)
+
+    alone = parallel.process()[1] == 1
+    mine = alone and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, end) if mine else None
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, before)

@@ -8,9 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdet import metrics, models
-from jaxdet.config import Data, Experiment
+from jaxdet.config import Experiment
 from jaxdet.data import batch as batches
 from jaxdet.data import sources
+from jaxdet.data.patches import check_square
 from jaxdet.data.sources import Dataset
 from jaxdet.data.transforms import Letterbox
 from jaxdet.metrics.facts import Facts
@@ -50,9 +51,8 @@ def detect_all(
     `detect` is parallel.map_detect's, `variables` replicated. Every process reads and detects its
     own share; all of them get the whole answer.
     """
-    size = experiment.evaluate.batch_size
     answers = answers_of(
-        detect, variables, dataset, experiment.data, size, title="evaluate", progress=progress
+        detect, variables, dataset, experiment, title="evaluate", progress=progress
     )
     found = [
         Detections(place.to_original(boxes) * (labels >= 0)[:, None], scores, labels)
@@ -65,22 +65,26 @@ def answers_of(
     program: Callable,
     variables: Any,
     dataset: batches.Dataset,
-    data: Data,
-    batch_size: int,
+    experiment: Experiment,
     *,
     title: str,
     progress: bool,
 ) -> Iterator[tuple[Letterbox, tuple[np.ndarray, ...]]]:
     """What a mapped program answers to each image of this process's share, and the image's place.
 
-    `program(variables, images)` gives a tuple of arrays with a row an image.
+    `program(variables, images)` gives a tuple of arrays with a row an image. Where patches are
+    scored, images that are not square are refused, by name.
     """
     process, processes = parallel.process()
     share = Share(dataset, process, processes)
-    size = batch_size // processes
-    todo = batches.eval_batches(share, data, batch_size=size)
+    size = experiment.evaluate.batch_size // processes
+    todo = batches.eval_batches(share, experiment.data, batch_size=size)
+    square = models.wants_squares(experiment.model)
     steps = batches.steps_per_epoch(len(share), size)
     for batch, places in tqdm(todo, total=steps, desc=title, disable=not progress):
+        for place, index in zip(places, batch.index, strict=False):
+            if square and place.height != place.width:
+                check_square(place, share[int(index)].name)
         answer = parallel.join(program(variables, parallel.split(batch.images)))
         yield from zip(places, zip(*answer, strict=True), strict=False)
 

@@ -38,14 +38,15 @@ def train(experiment: Experiment, out: str | os.PathLike, *, resume: bool = Fals
     data = {split: sources.load(experiment.data, split) for split in ("train", "val")}
     if models.is_scorer(experiment.model):
         return siamese.train(experiment, out, data, resume=resume)
-    check(experiment, data)
+    check(experiment, data, out)
     main = parallel.process()[0] == 0
     with runs.locked(out) if main else contextlib.nullcontext():
         run = engine.open_run(experiment, out, data, resume)
         # What the detector sees: the slices themselves, or with the first stage's maps beside them.
         seen, shown = experiment, data
         if models.has_stages(experiment.model):
-            seen, shown = stages.with_maps(run, data)
+            with engine.ended_by_sigterm():
+                seen, shown = stages.with_maps(run, data)
         task = _task(seen, shown)
         words = [f"{name}: {len(of)} images{tables.faults(of.faults)}" for name, of in data.items()]
         engine.train(run, task, words)
@@ -78,10 +79,13 @@ def _task(experiment: Experiment, data: dict[str, Dataset]) -> engine.Task:
     )
 
 
-def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
+def check(
+    experiment: Experiment, data: dict[str, Dataset], out: str | os.PathLike | None = None
+) -> None:
     """Refuses an experiment whose model, data and devices do not fit, before any compilation.
 
-    `data` holds train and val, and may hold test, whom train.init_from must not know either.
+    `data` holds train and val, and may hold test, whom train.init_from must not know either. `out`
+    is the RUN, if it is known: a first stage that was taken over is there and needs no source.
     """
     model, names = experiment.model, data["train"].class_names
     _check_channels(experiment)
@@ -98,7 +102,7 @@ def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
     # Traces the model: sides that do not divide are named.
     optim.check_patterns(runs.abstract_variables(experiment)["params"], experiment.train)
     if models.has_stages(model):
-        stages.check(experiment, data)
+        stages.check(experiment, data, out)
     start = engine.start_run(experiment)
     if start and experiment.train.init_patients == "check":
         for split in [name for name in data if name != "train"]:

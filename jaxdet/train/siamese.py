@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from jaxdet import models
 from jaxdet import run as runs
-from jaxdet.config import Experiment
+from jaxdet.config import Experiment, check_side
 from jaxdet.data import patches as cutting
 from jaxdet.data import sources
 from jaxdet.data.patches import PatchBatch
@@ -32,16 +32,22 @@ SMALLEST = 1e-7  # a probability, where its logarithm is taken
 
 
 def train(
-    experiment: Experiment, out: str | os.PathLike, data: dict[str, Dataset], *, resume: bool
+    experiment: Experiment,
+    out: str | os.PathLike,
+    data: dict[str, Dataset],
+    *,
+    resume: bool,
+    **facts: Any,
 ) -> Run:
     """Trains the Siamese of `experiment` on data["train"], chosen on data["val"]; its RUN.
 
-    As `loop.train` in all that concerns the RUN: locks, checkpoints, resume, errors.
+    As `loop.train` in all that concerns the RUN: locks, checkpoints, resume, errors. `facts` go
+    into run.json.
     """
     check(experiment, data)
     main = parallel.process()[0] == 0
     with runs.locked(out) if main else contextlib.nullcontext():
-        run = engine.open_run(experiment, out, data, resume)
+        run = engine.open_run(experiment, out, data, resume, **facts)
         words = [f"{name}: {len(of)} slices" for name, of in data.items()]
         engine.train(run, _task(experiment, data), words)
         summary = score(run, data["val"], progress=False)
@@ -59,22 +65,35 @@ CURVES = (
 )
 
 
-def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
-    """Refuses what would fail after the data were read: channels, sides, devices, memory."""
-    cfg, given = experiment.model, experiment.data
+def check(experiment: Experiment, data: dict[str, Dataset], field: str = "train") -> None:
+    """Refuses what would fail after the data were read: channels, sides, devices, memory.
+
+    `field` is what the recipe is called where the user wrote it.
+    """
+    cfg, given, recipe = experiment.model, experiment.data, experiment.train
     if cfg.channels != given.channels:
         raise ValueError(
             f"the Siamese network's channels are {cfg.channels} but data.channels is"
             f" {given.channels}: set both to the number of channels of the slices"
         )
-    cutting.check_side(given.image_size, cfg.patches.side)
-    for name in ("train", "evaluate"):
-        parallel.check_batch(getattr(experiment, name).batch_size, f"{name}.batch_size")
+    if recipe.init_from or recipe.fitness != "classic":
+        raise ValueError(
+            f"{field}.init_from and {field}.fitness are a detector's: a Siamese network starts"
+            " fresh, and siamese.fitness says what its early stop watches"
+        )
+    check_side(given.image_size, cfg.patches.side)
+    parallel.check_batch(recipe.batch_size, f"{field}.batch_size")
+    parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
     params = runs.abstract_variables(experiment)["params"]
     _check_memory(params)
-    optim.check_patterns(params, experiment.train)
-    shared = {"batch_size": experiment.train.batch_size, "replicas": jax.device_count()}
+    optim.check_patterns(params, recipe)
+    shared = {"batch_size": recipe.batch_size, "replicas": jax.device_count()}
     cutting.cut(data["train"], given, cfg.patches, **shared)
+    if cfg.fitness == "ap" and not cutting.truth(data["val"], given, cfg.patches).any():
+        raise ValueError(
+            'siamese.fitness="ap" wants a positive patch among the val slices, and there is none:'
+            " draw another split, or watch val_loss"
+        )
 
 
 def _check_memory(params: Any) -> None:
@@ -163,8 +182,7 @@ def _scores(
         program,
         variables,
         dataset,
-        experiment.data,
-        experiment.evaluate.batch_size,
+        experiment,
         title="score patches",
         progress=progress,
     )
@@ -183,6 +201,11 @@ def score(run: Run, dataset: Dataset, *, progress: bool, which: str = "best") ->
 
 def score_run(run: Run, which: str = "best") -> dict[str, Any]:
     """`score` on the split evaluate.split of the RUN's own data, which must be as in training."""
+    if "held_out" in run.facts:
+        raise ValueError(
+            f"{run.path} saw a part of its parent's training patients alone, for the maps of the"
+            " others (fit=cross_fit): score RUN/siamese"
+        )
     unseen.check_unchanged(run)
     dataset = sources.load(run.experiment.data, run.experiment.evaluate.split)
     patients = unseen.check_unseen(run, dataset)

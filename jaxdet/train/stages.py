@@ -10,7 +10,9 @@ The detector's training then reads slices with their maps (data.attended).
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -19,16 +21,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdet import run as runs
-from jaxdet.config import Experiment, to_json
+from jaxdet.config import Experiment, check_side, to_json
 from jaxdet.data import attended, folds, sources
 from jaxdet.data.sources import Dataset
-from jaxdet.models import pca_yolo
+from jaxdet.models import pca_yolo, yolov8
 from jaxdet.ops.images import to_unit
 from jaxdet.run import SIAMESE, Run
-from jaxdet.train import evaluate, parallel, siamese
+from jaxdet.train import evaluate, parallel, siamese, unseen
 
 AT_ONCE = 16  # slices that are normalised together
-IMAGE = ("image_size", "window_hu", "pad", "channels")  # of Data: what a slice looks like
+# Of Data: what a slice looks like, and of which set, whose registered twin has the same names.
+IMAGE = ("image_size", "window_hu", "pad", "channels", "source", "builder", "phases")
+TAKEN = "taken_from"  # in the run.json of a first stage that was not trained here
 
 
 def with_maps(run: Run, data: dict[str, Dataset]) -> tuple[Experiment, dict[str, Dataset]]:
@@ -42,6 +46,9 @@ def with_maps(run: Run, data: dict[str, Dataset]) -> tuple[Experiment, dict[str,
     said = {split: _cached(stage, split, experiment, of) for split, of in data.items()}
     if cfg.fit == "cross_fit":
         said["train"] = _cross_fitted(run, data)
+    if parallel.process()[0] == 0:
+        runs.remember(run, siamese_digest=runs.digest_of(stage.weights("best")))
+    parallel.wait("run.json knows its first stage")
     copies = cfg.channels - pca_yolo.RAW_CHANNELS
     seen = attended.training_data(experiment.data, copies, cfg.map_pad)
     shown = {
@@ -51,12 +58,30 @@ def with_maps(run: Run, data: dict[str, Dataset]) -> tuple[Experiment, dict[str,
     return dataclasses.replace(experiment, data=seen), shown
 
 
-def check(experiment: Experiment, data: dict[str, Dataset]) -> None:
-    """Refuses a first stage that could not be trained, or is not the one that is wanted."""
-    siamese.check(stage_experiment(experiment), data)
+def check(
+    experiment: Experiment, data: dict[str, Dataset], out: str | os.PathLike | None = None
+) -> None:
+    """Refuses a first stage that could not be trained, or is not the one that is wanted.
+
+    One that `out`, the RUN, has taken over already needs its source no more.
+    """
+    cfg, side = experiment.model, experiment.data.image_size
+    m = cfg.siamese.patches.side
+    check_side(side, m, multiple=yolov8.MULTIPLE)
+    if cfg.normalise == "minmax" and cfg.attention_from == "scores" and side == m:
+        raise ValueError(
+            f"a slice of {side} px is one patch of {m} px, so that min-max leaves no attention: set"
+            " model.siamese.patches.side to a smaller divisor"
+        )
+    told = stage_experiment(experiment)
+    siamese.check(told, data, "model.siamese_train")
+    if cfg.fit == "cross_fit":
+        for kept, _ in _parts(experiment, data["train"]):
+            part = {"train": _subset(data["train"], kept), "val": data["val"]}
+            siamese.check(told, part, "model.siamese_train")
     path = _source(experiment)
-    if path is not None:
-        _refuse_other(runs.open_run(path), experiment)
+    if path is not None and not (out and _is_whole(pathlib.Path(out) / SIAMESE)):
+        _refuse_other(runs.open_run(path), experiment, data)
 
 
 def stage_experiment(experiment: Experiment) -> Experiment:
@@ -72,15 +97,22 @@ def stage_experiment(experiment: Experiment) -> Experiment:
 
 def _source(experiment: Experiment) -> pathlib.Path | None:
     told = experiment.model.siamese_from
-    return pathlib.Path(told.format(fold=experiment.data.fold)) if told else None
+    # Not str.format: a folder may have braces in its name.
+    return pathlib.Path(told.replace("{fold}", str(experiment.data.fold))) if told else None
 
 
-def _refuse_other(source: Run, experiment: Experiment) -> None:
-    if source.facts["family"] != SIAMESE:
-        raise ValueError(
-            f"model.siamese_from: {source.path} is a RUN of {source.facts['family']}, no Siamese"
-            " network"
-        )
+def _is_whole(path: pathlib.Path) -> bool:
+    """Whether a RUN is there with a checkpoint that is complete."""
+    if not (path / "run.json").exists() or not (path / "checkpoints").is_dir():
+        return False
+    with runs.open_run(path).manager(read_only=True) as manager:
+        return manager.latest_step() is not None
+
+
+def _refuse_other(source: Run, experiment: Experiment, data: dict[str, Dataset]) -> None:
+    """ValueError unless `source` is the network that this experiment would train, to its end."""
+    where = f"model.siamese_from: {source.path}"
+    runs.refuse_other_siamese(source, experiment.model.siamese)
     wanted, got = experiment.data, source.experiment.data
     differ = [name for name in IMAGE if getattr(wanted, name) != getattr(got, name)]
     if differ:
@@ -88,46 +120,79 @@ def _refuse_other(source: Run, experiment: Experiment) -> None:
             f"  data.{name}: it has {getattr(got, name)!r}, wanted {getattr(wanted, name)!r}"
             for name in differ
         )
-        raise ValueError(f"model.siamese_from: {source.path} read its slices otherwise:\n{rows}")
+        raise ValueError(f"{where} read its slices otherwise:\n{rows}")
+    digests = unseen.digests(wanted, data["train"], data["val"])
+    if any(source.digests.get(name) != digest for name, digest in digests.items()):
+        raise ValueError(
+            f"{where} was trained on another split or fold than this one, so that it may know whom"
+            " the detector is tested on. Name one of the same split; {fold} stands for data.fold"
+        )
+    if not _is_whole(source.path) or not (source.path / "metrics" / "val.json").exists():
+        raise ValueError(f"{where} is not trained to its end: go on with it by --resume first")
 
 
 def _first_stage(run: Run, data: dict[str, Dataset]) -> Run:
+    """The RUN of the Siamese network in RUN/siamese, trained or copied there."""
     path, source = run.path / SIAMESE, _source(run.experiment)
+    whole = _is_whole(path)
+    taken = whole and TAKEN in runs.open_run(path).facts
+    _refuse_change_of_mind(path, taken=taken, wanted=source is not None)
     if source is None:
         return siamese.train(stage_experiment(run.experiment), path, data, resume=True)
-    there = (path / "checkpoints").exists()  # written after run.json
-    parallel.wait("all have looked for a first stage")
-    if not there and parallel.process()[0] == 0:
-        found = runs.open_run(source)
-        run.check_stage(found)
-        _copy(found, path)
-    parallel.wait("the first stage is there")
+    if not whole:
+        _refuse_other(runs.open_run(source), run.experiment, data)
+        parallel.wait("all have looked for a first stage")
+        if parallel.process()[0] == 0:
+            _copy(runs.open_run(source), path)
+        parallel.wait("the first stage is there")
     stage = runs.open_run(path)
-    run.check_stage(stage)
+    runs.refuse_other_siamese(stage, run.experiment.model.siamese)
+    run.check_digests(stage.digests, str(path))
     return stage
 
 
+def _refuse_change_of_mind(path: pathlib.Path, *, taken: bool, wanted: bool) -> None:
+    there = (path / "run.json").exists()
+    if there and wanted and not taken:
+        raise ValueError(
+            f"{path} was begun here, but model.siamese_from names another: leave it out to go on,"
+            " or take another --out"
+        )
+    if there and taken and not wanted:
+        raise ValueError(
+            f"{path} was taken over from {runs.open_run(path).facts[TAKEN]}: say"
+            " model.siamese_from again (the folder itself may be gone)"
+        )
+
+
 def _copy(source: Run, path: pathlib.Path) -> None:
-    """The source's best weights as a RUN of their own; its facts come along."""
-    if (path / "run.json").exists():  # a kill came before the weights
-        (path / "run.json").unlink()
+    """The source's best weights as a RUN of their own, whole or not there; its facts come along."""
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
     made = ("format", "family", "class_names", "versions", "window_hu")
     facts = {k: v for k, v in source.facts.items() if k not in made}
-    copy = runs.create(path, source.experiment, source.class_names, **facts)
+    facts[TAKEN] = str(source.path)
+    copy = runs.create(part, source.experiment, source.class_names, **facts)
     copy.save_weights(source.weights("best"))
+    part.rename(path)
+
+
+def _parts(experiment: Experiment, dataset: Dataset) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The training slices that each network of a cross-fit sees, and those that it answers for."""
+    owners = sources.units(experiment.data, dataset.records)
+    boxes = [len(record.labels) for record in dataset.records]
+    cfg = experiment.model
+    return folds.folds(owners, cfg.cross_folds, cfg.siamese_train.seed, boxes)
 
 
 def _cross_fitted(run: Run, data: dict[str, Dataset]) -> np.ndarray:
     """What each training slice is told by the network that did not see its patient."""
     experiment, dataset = run.experiment, data["train"]
-    owners = sources.units(experiment.data, dataset.records)
-    boxes = [len(record.labels) for record in dataset.records]
-    pairs = folds.folds(owners, experiment.model.cross_folds, experiment.train.seed, boxes)
     said: np.ndarray | None = None
-    for k, (kept, held) in enumerate(pairs):
+    for k, (kept, held) in enumerate(_parts(experiment, dataset)):
         part = {"train": _subset(dataset, kept), "val": data["val"]}
-        path = run.path / f"{SIAMESE}_cross_{k}"
-        stage = siamese.train(stage_experiment(experiment), path, part, resume=True)
+        path, told = run.path / f"{SIAMESE}_cross_{k}", stage_experiment(experiment)
+        stage = siamese.train(told, path, part, resume=True, held_out=k)
         answers = _cached(stage, "held_out", experiment, _subset(dataset, held))
         if said is None:
             said = np.zeros((len(dataset), *answers.shape[1:]), np.float32)
@@ -148,55 +213,66 @@ def _subset(dataset: Dataset, index: Int[np.ndarray, "K"]) -> Dataset:
 def _cached(
     stage: Run, name: str, experiment: Experiment, dataset: Dataset
 ) -> Float[np.ndarray, "N ..."]:
-    """The answers of `pca_yolo.attention` to a dataset, from the stage's cache or made now."""
+    """The answers of `pca_yolo.attention` to a dataset, from the stage's cache or made now.
+
+    A cache of something else is refused; one that is cut off or broken is made again.
+    """
     folder, what = stage.path / "maps", experiment.model.attention_from
     told, values = folder / f"{what}_{name}.json", folder / f"{what}_{name}.npy"
     weights = stage.weights("best")
     wanted = {
-        "siamese": _digest_of(weights),
+        "siamese": runs.digest_of(weights),
         "slices": sources.digest(dataset),
         **stage.digests,
-        "image": {name: to_json(getattr(experiment.data, name)) for name in IMAGE},
+        "image": {field: to_json(getattr(experiment.data, field)) for field in IMAGE},
     }
-    if told.exists():
-        _refuse_foreign(told, wanted)
-        return np.load(values, mmap_mode="r")
+    kept = _kept(told, values, wanted)
+    parallel.wait(f"all have looked for {told.name}")
+    if kept is not None:
+        return kept
     made = _answers(experiment, weights, dataset)
-    parallel.wait(f"{told.name} is not there")
     if parallel.process()[0] == 0:
         folder.mkdir(exist_ok=True)
-        part = values.with_name(values.name + ".part.npy")
-        np.save(part, made)
+        part = values.with_name(f"{values.name}.part")
+        with open(part, "wb") as file:
+            np.save(file, made)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(values)
-        runs.write_json(told, wanted)  # last: it says that the values are whole
+        runs.write_json(told, {**wanted, "values": _digest(made)})  # last: the values are whole
     parallel.wait(f"{told.name} is written")
     return made
 
 
-def _refuse_foreign(told: pathlib.Path, wanted: dict[str, Any]) -> None:
-    kept = json.loads(told.read_text())
+def _kept(told: pathlib.Path, values: pathlib.Path, wanted: dict[str, Any]) -> np.ndarray | None:
+    """The values of a cache, if it is there and whole. ValueError: they are of something else."""
+    try:
+        kept = json.loads(told.read_text())
+        known = {**kept}
+    except (OSError, ValueError, TypeError):
+        return None
     words = {
         "siamese": "another Siamese network",
         "slices": "other slices, or another split of them",
         "split_digest": "another split",
         "folds_digest": "another fold",
-        "image": "another size, window or padding of the slices",
+        "image": "slices of another set, size, window or padding",
     }
-    wrong = [words[key] for key in wanted if kept.get(key) != wanted[key]]
+    wrong = [words[key] for key in wanted if known.get(key) != wanted[key]]
     if wrong:
         raise ValueError(
             f"{told} is of {', of '.join(wrong)}: these maps are not used here. Remove the folder"
             f" {told.parent} and they are made again"
         )
+    try:
+        found = np.load(values)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if _digest(found) == known.get("values") else None
 
 
-def _digest_of(weights: Any) -> str:
-    """16 hexadecimal digits of all variables, names and bytes."""
-    told = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
-        told.update(jax.tree_util.keystr(path).encode())
-        told.update(np.ascontiguousarray(leaf).tobytes())
-    return told.hexdigest()[:16]
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()[:16]
 
 
 def _answers(experiment: Experiment, weights: Any, dataset: Dataset) -> np.ndarray:
@@ -208,8 +284,7 @@ def _answers(experiment: Experiment, weights: Any, dataset: Dataset) -> np.ndarr
         program,
         parallel.replicate({"params": weights["params"]}),
         dataset,
-        experiment.data,
-        experiment.evaluate.batch_size,
+        experiment,
         title=f"attention of {dataset.split}",
         progress=True,
     )

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from jaxdet import bridge, models
+from jaxdet import run as runs
 from jaxdet.bridge import read, write
 from jaxdet.cli.main import VERBS, main
+from jaxdet.config import Data, Experiment
 from jaxdet.data import formats_coco
 from jaxdet.data.formats import Truth
+from jaxdet.models import siamese
 
 CONFIG = """
 from jaxdet import models
@@ -176,6 +179,25 @@ def test_import_refuses_what_does_not_fit(capsys, weights, run, tmp_path):
     assert "2 classes; got 1" in fails(capsys, "import", "yolov8n", weights, *new, *names)
     assert "is a RUN already" in fails(capsys, "import", "yolov8n", weights, "--out", run)
     assert not (tmp_path / "run").exists()
+
+
+def test_official_weights_are_a_detector_and_no_pca_yolo(capsys, weights, tmp_path):
+    told = fails(capsys, "import", "pca_yolo", weights, "--out", tmp_path / "run")
+    assert "holds yolov8n, not pca_yolo: the detector alone" in told
+    assert "The first stage of pca_yolo, a Siamese network, has no official weights" in told
+    command = f"jaxdet import yolov8n {weights} --channels 4 --out START"
+    assert command in told and "--model.size n --train.init-from START" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict_refuses_a_siamese_network(capsys, tmp_path):
+    cfg = siamese.Config(input_size=72, head="flat", width=0.1)
+    data = Data(image_size=128, channels=1, window_hu=(-25.0, 125.0))
+    runs.create(tmp_path / "run", Experiment(model=cfg, data=data), ("tumour",))
+    told = fails(capsys, "predict", tmp_path / "run", "a.png", "--out", tmp_path / "out")
+    assert "is a Siamese network, which has no boxes; predict with the RUN that holds it" in told
+    assert f"--model.siamese-from {tmp_path / 'run'}" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_predict_on_images_and_a_stack(run, tmp_path, capsys):

@@ -16,6 +16,16 @@ def experiment():
     return toy.experiment(data={"phantom_patients": 6, "phantom_slices": 1})
 """
 
+SIAMESE = """
+import dataclasses, toy
+from jaxdet.config import Patches
+from jaxdet.models import siamese
+
+def experiment():
+    cfg = siamese.Config(input_size=72, head="flat", width=0.1, patches=Patches(side=16))
+    return toy.experiment(cfg, data={"phantom_patients": 6, "phantom_slices": 1})
+"""
+
 
 @pytest.fixture(autouse=True)
 def enlisted(monkeypatch):
@@ -81,6 +91,14 @@ def test_what_cannot_be_is_told_in_a_line(capsys, config, tmp_path, flags, messa
 )
 def test_one_thing_said_twice_in_two_ways_is_refused(capsys, config, tmp_path, flags, message):
     assert message in fails(capsys, config, "--out", tmp_path / "cv", *flags)
+    assert not (tmp_path / "cv").exists()
+
+
+def test_a_siamese_network_has_no_boxes_to_score(capsys, tmp_path):
+    (tmp_path / "config.py").write_text(SIAMESE)
+    told = fails(capsys, tmp_path / "config.py", "--out", tmp_path / "cv", "--folds", 2)
+    assert "a Siamese network has none: train it alone with `jaxdet train CONFIG`" in told
+    assert "`jaxdet reproduce pca-table3`" in told
     assert not (tmp_path / "cv").exists()
 
 

@@ -14,7 +14,8 @@ from jaxdet.data.transforms import letterbox
 
 DATA = Data(image_size=64, channels=1, pad=(0.2,), max_boxes=8)
 BOX = np.float32([[8, 4, 20, 12]])
-SHAPES = ((32, 48), (64, 64), (100, 50))
+SHAPES = ((32, 32), (64, 64), (100, 100))
+GAINS = (2.0, 1.0, 0.64)
 
 
 def record(i, **changes):
@@ -56,9 +57,10 @@ def test_an_image_is_the_slice_in_copies_and_its_map(copies, dtype):
         np.testing.assert_array_equal(image[..., -1], chart(i))
 
 
-def test_boxes_follow_the_letterbox():
+def test_boxes_are_scaled_with_their_slice():
     got = a.attended(dataset(), DATA, 1, chart)
-    for i, gain in enumerate((64 / 48, 1.0, 0.64)):
+    for i, gain in enumerate(GAINS):
+        np.testing.assert_allclose(got[i].boxes_xyxy, BOX * gain, rtol=1e-6)
         (x0, y0, x1, y1) = got[i].boxes_xyxy[0]
         bright = got[i].image[..., 0] > 0.6
         ys, xs = np.nonzero(bright)
@@ -75,7 +77,7 @@ def test_everything_else_of_a_record_stays():
     for i, (before, after) in enumerate(zip(raw.records, got.records, strict=True)):
         for field in ("name", "patient", "labels", "crowd", "diameters_mm", "phase"):
             assert getattr(before, field) is getattr(after, field)
-        gain = (64 / 48, 1.0, 0.64)[i]
+        gain = GAINS[i]
         assert after.pixel_mm == pytest.approx((0.8 / gain, 0.6 / gain))
         assert got[i].boxes_xyxy.shape == (0, 4)  # a crowd is not taught
     assert a.attended(dataset(), DATA, 3, chart).records[0].pixel_mm is None
@@ -97,10 +99,17 @@ def test_reading_is_safe_from_several_threads():
     assert all(np.array_equal(image, want[i % 3]) for i, image in enumerate(images))
 
 
+def test_slices_that_are_not_square_are_refused():
+    tall = dataset(shapes=((64, 64), (100, 50)))
+    with pytest.raises(ValueError, match=r"slice 1: .* square slices.* 100 x 50 "):
+        a.attended(tall, DATA, 3, chart)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_the_batches_of_the_detector_take_it_as_it_is(dtype):
-    got = a.attended(dataset(dtype=dtype), DATA, 3, chart)
-    cfg = a.training_data(DATA, 3)
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_the_batches_of_the_detector_take_it_as_it_is(copies, dtype):
+    got = a.attended(dataset(dtype=dtype), DATA, copies, chart)
+    cfg = a.training_data(DATA, copies)
     (batch, places), *_ = b.eval_batches(got, cfg, batch_size=3)
     assert {place.gain for place in places} == {1.0}
     for i in range(3):
@@ -108,10 +117,10 @@ def test_the_batches_of_the_detector_take_it_as_it_is(dtype):
         np.testing.assert_array_equal(batch.boxes_xyxy[i, 0], got[i].boxes_xyxy[0])
     still = Augment(mosaic=0.0, translate=0.0, scale=0.0, flip_lr=1.0, hsv_v=0.4)
     cfg = dataclasses.replace(cfg, augment=still)
-    sample = b.train_sample(got, cfg, seed=0, epoch=0, index=1, mosaic=False)
-    np.testing.assert_array_equal(sample.image[..., 3], chart(1)[:, ::-1])  # no colour jitter
-    value = np.unique(sample.image[..., :3])  # of the grey ones: replicated, so they stay grey
-    assert len(value) == 2 and 0.5 < value[1] <= 1
+    sample = b.train_sample(got, cfg, seed=1, epoch=0, index=1, mosaic=False)
+    np.testing.assert_array_equal(sample.image[..., -1], chart(1)[:, ::-1])  # no colour jitter
+    value = np.unique(sample.image[..., :-1])  # of the grey ones: copies, so they stay grey
+    assert len(value) == 2 and value[0] == 0 and 0.5 < value[1] < 0.99
 
 
 def test_training_data_is_the_same_but_for_channels():
@@ -151,7 +160,7 @@ def test_raw_slices_want_one_channel():
         a.training_data(rgb, 3)
     with pytest.raises(ValueError, match=r"set data\.channels=1"):
         a.attended(dataset(channels=3), rgb, 3, chart)
-    with pytest.raises(ValueError, match=r"slice 0: data\.channels is 1, .* \[32, 48, 3\]"):
+    with pytest.raises(ValueError, match=r"slice 0: data\.channels is 1, .* \[32, 32, 3\]"):
         a.attended(dataset(channels=3), DATA, 3, chart)
     with pytest.raises(ValueError, match="1 or more copies of the grey slice; got 0"):
         a.attended(dataset(), DATA, 0, chart)

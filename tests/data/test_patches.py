@@ -63,7 +63,7 @@ def raster_labels(boxes, side, m, rule, least_px, share, fine=4):
             for c in range(n):
                 tile = canvas[r * m * fine : (r + 1) * m * fine, c * m * fine : (c + 1) * m * fine]
                 hit[r, c] |= {
-                    "any": tile.sum() >= least_px,
+                    "any": tile.sum() >= max(least_px, 1 / fine**2),  # 0: a part of a pixel
                     "box_share": tile.sum() >= share * canvas.sum(),
                     "patch_share": tile.sum() >= share * m * m,
                     "centre": cy // (2 * m * fine) == r and cx // (2 * m * fine) == c,
@@ -78,7 +78,7 @@ def test_labels_are_those_of_a_raster(rule):
         low = rng.integers(-40, 150, (rng.integers(0, 4), 2)) / 4  # beyond both edges of 32 px
         size = rng.integers(0, 80, low.shape) / 4  # fractions, and some without area
         boxes = np.hstack([low, low + size]).astype(np.float32)
-        least, share = float(rng.choice([0.5, 1, 2])), float(rng.choice([0.25, 0.5, 1]))
+        least, share = float(rng.choice([0, 0.5, 1, 2])), float(rng.choice([0.25, 0.5, 1]))
         cfg = Patches(side=8, label=rule, min_overlap_px=least, min_share=share)
         want = raster_labels(boxes, 32, 8, rule, least, share)
         np.testing.assert_array_equal(p.labels(boxes, 32, cfg), want, err_msg=f"{k} {boxes}")
@@ -121,15 +121,32 @@ def test_whole_boxes_at_random_places_mark_as_many_patches_as_expected():
         assert abs(np.mean(counts) - (1 + (s - 1) / m) ** 2) < 4 * error
 
 
-def test_a_side_that_does_not_divide_names_the_nearest():
-    with pytest.raises(
-        ValueError, match=r"500 px .* 64 px: the nearest legal sides are 448 and 512"
+def test_no_least_overlap_means_more_than_nothing():
+    cfg = Patches(side=8, min_overlap_px=0)
+    for box, want in (([0, 0, 8, 8], [0]), ([0, 0, 8.25, 8], [0, 1]), ([0, 0, 0.1, 0.1], [0])):
+        assert np.flatnonzero(p.labels(np.float32([box]), 32, cfg)).tolist() == want
+
+
+def test_slices_want_to_be_square():
+    image = np.zeros((20, 20, 1), np.float32)
+    p.check_square(letterbox(image, 64, (0.0,))[1], "slice 7")
+    place = letterbox(image[:12], 64, (0.0,))[1]
+    told = r"slice 7: .* square slices.* 12 x 20 .* Crop it or pad it to a square first"
+    with pytest.raises(ValueError, match=told):
+        p.check_square(place, "slice 7")
+    with pytest.raises(ValueError, match=r"square images \[S, S, C\]; got \[32, 16, 1\]"):
+        p.crop(np.zeros((32, 16, 1), np.float32), 16)
+    wide = Slices([[[8, 4, 16, 12]]] * 3, shape=(32, 64))
+    for call in (
+        lambda: p.truth(wide, DATA, CFG),
+        lambda: p.cut(wide, DATA, CFG, batch_size=12),
+        lambda: p.train_batches(wide, DATA, CFG, **EPOCHS),
     ):
-        p.check_side(500, 64)
-    with pytest.raises(ValueError, match="legal sides are 64 and 128"):
-        p.check_side(20, 64)
-    for side, m in ((512, 64), (64, 64), (7, 1)):
-        p.check_side(side, m)
+        with pytest.raises(ValueError, match=r"slice0: .* 32 x 64 \(height x width\)"):
+            call()
+
+
+def test_a_side_that_does_not_divide_names_the_nearest():
     for call in (
         lambda: p.labels(np.zeros((0, 4), np.float32), 60, CFG),
         lambda: p.crop(np.zeros((60, 60, 1), np.float32), 16),
@@ -274,10 +291,10 @@ def test_visits_of_few_or_no_positives(mode, found, share):
     assert (~positive[patch]).sum() == round(share * (7 - found))
 
 
-def test_truth_follows_the_letterbox():
-    wide = Slices([[[8, 4, 16, 12]]], shape=(32, 64))  # 16 px of padding above and below
-    got = p.truth(wide, DATA, CFG)
-    assert got.shape == (1, 16) and np.flatnonzero(got[0]).tolist() == [4]
+def test_truth_follows_the_resize():
+    for side, box in ((64, [20, 4, 30, 12]), (32, [10, 2, 15, 6]), (128, [40, 8, 60, 24])):
+        got = p.truth(Slices([[box]], shape=(side, side)), DATA, CFG)
+        assert got.shape == (1, 16) and np.flatnonzero(got[0]).tolist() == [1]
     assert p.truth(Slices([]), DATA, CFG).shape == (0, 16)
 
 
@@ -398,7 +415,7 @@ def test_no_positive_patch_anywhere_is_refused():
 
 
 def test_uint8_slices_become_fractions_and_wrong_ones_are_named():
-    whole = Slices([[[0, 0, 9, 9]]], dtype=np.uint8, shape=(30, 64))
+    whole = Slices([[[0, 0, 9, 9]]], dtype=np.uint8, shape=(30, 30))
     batch = next(p.train_batches(whole, DATA, CFG, **EPOCHS))
     image, _ = letterbox(whole[0].image, 64, (0.0,))
     np.testing.assert_array_equal(batch.slices[0], image / np.float32(255))

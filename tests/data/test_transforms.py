@@ -376,9 +376,29 @@ def test_hsv_leaves_maps_alone(dtype):
     assert out.dtype == dtype and not np.array_equal(want, colours)
     np.testing.assert_array_equal(out[..., :3], want)
     np.testing.assert_array_equal(out[..., 3], image[..., 3])
-    for channels, maps in ((2, 1), (3, 1), (4, 2), (4, 0)):  # no three colours before the maps
+    for channels, maps in ((1, 0), (2, 0), (4, 0), (5, 1), (1, 1)):  # neither colours nor grey
         other = noise(8, 8, channels, dtype)
         assert t.random_hsv(other, Augment(), np.random.default_rng(0), maps=maps) is other
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", [0, 2])  # 0 makes it darker; 2 brighter, beyond the top
+def test_grey_before_a_map_gets_the_value_that_three_copies_get(seed, dtype):
+    grey, maps = noise(40, 40, 1, dtype), noise(40, 40, 1, dtype)[::-1]
+    top = np.iinfo(np.uint8).max if dtype == np.uint8 else 1.0
+    grey[0, 0], grey[0, 1] = 0, top
+    factor = 1 + np.random.default_rng(seed).uniform(-1, 1, 3)[2] * 0.4  # the third draw
+    want = np.minimum(grey * factor, top)
+    assert factor < 0.7 if seed == 0 else factor > 1.2
+    for copies in (1, 2, 3):
+        image = np.concatenate([*[grey] * copies, maps], axis=2)
+        image.flags.writeable = False
+        out = t.random_hsv(image, Augment(), np.random.default_rng(seed), maps=1)
+        assert out.dtype == dtype and out.shape == image.shape
+        np.testing.assert_array_equal(out[..., -1:], maps)
+        exact = np.floor(want) if dtype == np.uint8 else want
+        for c in range(copies):
+            np.testing.assert_allclose(out[..., c : c + 1], exact, atol=1e-6, rtol=1e-6)
 
 
 # How each move is called on a sample with a padding; those without padding ignore it.

@@ -12,6 +12,7 @@ from jaxdet import models
 from jaxdet.types import Batch
 
 SMALLEST = {"channels": 3, "num_classes": 2}
+OWN = {"pca_yolo": {"size": "n", "channels": 4}}  # what is smallest there, or has no other word
 FAST = {"yolov8n"}
 # The other words of every Literal field, each on the smallest model.
 VARIANTS = [
@@ -28,7 +29,7 @@ VARIANTS = [
 ]
 
 
-def batch_of(boxes_per_image, side=64, max_boxes=6):
+def batch_of(boxes_per_image, channels, side=64, max_boxes=6):
     """Two images with boxes of 18, 34 and 62 px: one size for every level."""
     rng = np.random.default_rng(0)
     boxes = np.zeros((2, max_boxes, 4), np.float32)
@@ -39,7 +40,7 @@ def batch_of(boxes_per_image, side=64, max_boxes=6):
             low = rng.uniform(0, side - size, 2)
             boxes[b, m] = [*low, *(low + size)]
             labels[b, m] = m % 2
-    image = rng.uniform(0, 1, (2, side, side, 3)).astype(np.float32)
+    image = rng.uniform(0, 1, (2, side, side, channels)).astype(np.float32)
     return Batch(image, boxes, labels, np.arange(2, dtype=np.int32))
 
 
@@ -60,7 +61,8 @@ def names():
 
 @pytest.mark.parametrize("name", names())
 def test_contract(name):
-    check_contract(jaxdet.build(name, **SMALLEST))
+    fields = {**SMALLEST, **OWN.get(name, {})}
+    check_contract(jaxdet.build(name, **fields), fields["channels"])
 
 
 @pytest.mark.slow
@@ -69,7 +71,7 @@ def test_variants_keep_the_contract(fields):
     check_contract(jaxdet.build("yolov8n", **SMALLEST, **fields))
 
 
-def check_contract(detector):
+def check_contract(detector, channels=SMALLEST["channels"]):
     traces = []
 
     @jax.jit
@@ -86,7 +88,7 @@ def check_contract(detector):
         grads, (losses, changed) = jax.grad(total, has_aux=True)(variables["params"])
         return grads, losses, changed
 
-    crowded = batch_of((3, 3))
+    crowded = batch_of((3, 3), channels)
     variables = jax.jit(detector.module.init)(jax.random.key(0), crowded.images)
     variables = about_one_cell(variables)
     grads, losses, changed = step(variables, crowded)
@@ -98,7 +100,7 @@ def check_contract(detector):
     before, after = jax.device_get((variables["batch_stats"], changed["batch_stats"]))
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), before, after)))
 
-    empty = step(variables, batch_of((0, 0)))
+    empty = step(variables, batch_of((0, 0), channels))
     assert all(np.isfinite(value) for value in empty[1].values())
     assert empty[1]["box"] == 0 and empty[1]["dfl"] == 0
     assert all(np.isfinite(grad).all() for grad in jax.tree.leaves(jax.device_get(empty[0])))

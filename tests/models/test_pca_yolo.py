@@ -155,6 +155,7 @@ def test_wrong_channels_and_sides_are_refused(variables):
     ("fields", "told"),
     [
         ({"attention_from": "cam", "normalise": "none"}, "a CAM has no range of its own"),
+        ({"cam_norm": "patch"}, "a patch has one score"),
         ({"c": 0.0}, "more than 0, at most 255"),
         ({"c": 300.0}, "more than 0, at most 255"),
         ({"channels": 1}, "one of 2, 3, 4"),

@@ -52,6 +52,13 @@ def test_bilinear_is_opencvs(sizes):
     np.testing.assert_allclose(ours, by_cv2(image, tall, wide, cv2.INTER_LINEAR), atol=1e-4)
 
 
+def test_no_hot_pixel_vanishes_in_shrinking():
+    """As bilinear loses it: of 56 px it looks at 32 for 16, so a CAM could go dark."""
+    hot = np.eye(56, dtype=np.float32)[:, :, None, None] * np.ones((1, 1, 56, 1), np.float32)
+    assert float(resample.shrink(hot, 16, 16).max((1, 2, 3)).min()) > 0.1
+    assert int((resample.bilinear(hot, 16, 16).max((1, 2, 3)) == 0).sum()) == 24
+
+
 @pytest.mark.parametrize("sizes", [(128, 128, 105, 105), (64, 50, 16, 7), (5, 9, 1, 1)])
 def test_shrink_is_the_antialiased_linear_one(sizes):
     height, width, low, narrow = sizes

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -15,12 +18,13 @@ from jaxdet.data import builders, manifest, phantom, sources
 from jaxdet.models import pca_yolo
 from jaxdet.report import reproduced
 from jaxdet.study import asked as asking
-from jaxdet.study import crossval, lesion_free, papers, scales, siamese
+from jaxdet.study import crossval, lesion_free, papers, prepared, scales, siamese
 from jaxdet.study import reproduce as study
 from jaxdet.study.asked import Asked
 from jaxdet.study.papers import Printed, Row
-from jaxdet.train import loop
+from jaxdet.train import engine, loop
 
+FEW = dataclasses.replace(phantom.SETS["demo"]["tiny"], patients=6, size=64, annotated_slices=2)
 TOYS = (
     Row("nnunet", "nnU-Net", Printed(36.1), p=0.0, model="nnunet"),
     Row("yolov8", "YOLOv8x", Printed(73.7, 3.4), Printed(80.8), p=0.035, model="toy"),
@@ -39,6 +43,7 @@ def quick(patch):
     )
     patch.setitem(scales.SCALES, "tiny", tiny)
     patch.setitem(papers.TABLES, "pca-table2", TOYS)
+    patch.setitem(phantom.SETS["demo"], "tiny", FEW)
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +55,8 @@ def enlisted(monkeypatch):
 def sets(tmp_path_factory):
     """phantom_demo/tiny with 6 patients of 2 slices, and the same with a free slice each."""
     folder = tmp_path_factory.mktemp("sets")
-    few = dataclasses.replace(phantom.SETS["demo"]["tiny"], patients=6, size=64, annotated_slices=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(phantom.SETS["demo"], "tiny", few)
+        patch.setitem(phantom.SETS["demo"], "tiny", FEW)
         for free in (0, 1):
             builders.make("phantom_demo", folder, builders.Options(free_slices=free), workers=1)
     return folder
@@ -158,15 +162,36 @@ def test_figures_are_drawn_or_said_not_to_be(straight):
     files = [one["file"] for one in result["figures"] if "file" in one]
     names = ("yolov8", "pca")
     assert files == [
-        "figures/examples.png",
-        "figures/detections.png",
-        *(f"figures/errors_{name}.png" for name in names),
-        "figures/by_size.png",
+        "figures/pca-table2/examples.png",
+        "figures/pca-table2/detections.png",
+        *(f"figures/pca-table2/errors_{name}.png" for name in names),
+        "figures/pca-table2/by_size.png",
     ]
     assert all((out / file).stat().st_size > 100 for file in files)
     (missing,) = [one for one in result["figures"] if "why" in one]
     assert missing["figure"] == "attention.png" and "no row with an attention map" in missing["why"]
-    assert any("attention.png: not drawn" in text for text in told)
+    assert any("figures/pca-table2/attention.png: not drawn" in text for text in told)
+
+
+def test_two_tables_in_one_folder_keep_their_own_figures(straight, sets, tmp_path, monkeypatch):
+    out = shutil.copytree(straight[0], tmp_path / "out")
+    monkeypatch.setitem(papers.TABLES, "pca-table1", TOYS[:2])
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
+    run(out, asked(sets, table="pca-table1"), resume=True)
+    one, two = (out / "figures" / table for table in ("pca-table1", "pca-table2"))
+    shared = {"examples.png", "detections.png", "errors_yolov8.png", "by_size.png"}
+    assert {file.name for file in one.iterdir()} == shared
+    assert {file.name for file in two.iterdir()} == shared | {"errors_pca.png"}
+    for file in two.iterdir():
+        before = straight[0] / "figures" / "pca-table2" / file.name
+        assert file.read_bytes() == before.read_bytes()
+    for table in ("pca-table1", "pca-table2"):
+        told = read(out / f"{table}.json")["figures"]
+        files = {f["file"] for f in told if "file" in f}
+        assert files == {f"figures/{table}/{f.name}" for f in (out / "figures" / table).iterdir()}
+    # Of other rows, so other pictures; the examples are those of the data.
+    same = {n for n in shared if (one / n).read_bytes() == (two / n).read_bytes()}
+    assert same == {"examples.png", "errors_yolov8.png"}
 
 
 def test_the_text_of_the_table(straight):
@@ -190,16 +215,66 @@ def test_going_on_trains_nothing_anew(straight, sets, monkeypatch):
     }
 
 
-def test_some_rows_of_a_folder_that_has_more(straight, sets, monkeypatch):
-    out = straight[0]
+def without_tables(straight, folder):
+    """The folder of a whole table, with its rows and without what was said of them."""
+    out = shutil.copytree(straight[0], folder)
+    (out / "pca-table2.json").unlink()
+    shutil.rmtree(out / "figures")
+    return out
+
+
+def test_some_rows_of_a_table(straight, sets, tmp_path, monkeypatch):
+    out = without_tables(straight, tmp_path / "out")
     monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
-    few = run(out, asked(sets, rows=("pca",)), resume=True)
-    assert [row["name"] for row in few["rows"]] == ["pca"]
-    assert "they want PCA-YOLO's own row and another" in reproduced.text(few)
     few = run(out, asked(sets, rows=("nnunet",)), resume=True)
     assert "none of yolov8, without_g, pca is among the rows" in few["lesion_free"]["why"]
     assert "no row is built" in reproduced.text(few)
-    run(out, asked(sets), resume=True)  # the others find the whole table
+    assert "detections.png: none of the rows is built" in reproduced.text(few)
+    (out / "pca-table2.json").unlink()
+    few = run(out, asked(sets, rows=("pca",)), resume=True)
+    assert [row["name"] for row in few["rows"]] == ["pca"]
+    assert "they want PCA-YOLO's own row and another" in reproduced.text(few)
+
+
+def test_a_row_joins_those_that_the_table_has(straight, sets, tmp_path, monkeypatch):
+    out = without_tables(straight, tmp_path / "out")
+    plain = {k: v for k, v in straight[1].items() if k != "minutes"}
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
+    run(out, asked(sets, rows=("pca",)), resume=True)
+    two = run(out, asked(sets, rows=("yolov8",)), resume=True)
+    assert [row["name"] for row in two["rows"]] == ["yolov8", "pca"]  # in the paper's order
+    assert two["rows"] == plain["rows"][1:]  # tested against each other too
+    all_of_them = run(out, asked(sets, rows=("nnunet",)), resume=True)
+    del all_of_them["minutes"]
+    assert all_of_them == plain
+    assert read(out / "pca-table2.json")["rows"] == json.loads(json.dumps(plain["rows"]))
+    # and any choice of what is there leaves it whole
+    again = run(out, asked(sets, rows=("pca",)), resume=True)
+    assert again["rows"] == plain["rows"] and again["figures"] == plain["figures"]
+
+
+def test_rows_of_other_folds_or_flags_or_without_a_folder_do_not_stay(
+    straight, sets, tmp_path, monkeypatch
+):
+    out = shutil.copytree(straight[0], tmp_path / "out")
+    monkeypatch.setattr(loop, "train", lambda *_, **__: pytest.fail("trained again"))
+    file, one = out / "pca-table2.json", asked(sets, rows=("yolov8",))
+    content = read(file)
+    changes = (
+        {"set": {**content["set"], "folds_digest": "0123"}},
+        {"flags": {**content["flags"], "train.lr": 7.0}},
+    )
+    for change in changes:
+        file.write_text(json.dumps({**content, **change}))
+        assert [row["name"] for row in run(out, one, resume=True)["rows"]] == ["yolov8"]
+    file.write_text(json.dumps({**content, "flags": {**content["flags"], "path": "elsewhere"}}))
+    shutil.rmtree(out / "rows" / "pca")
+    assert [row["name"] for row in run(out, one, resume=True)["rows"]] == ["nnunet", "yolov8"]
+    for broken in ("{", "[]", '{"rows": [3]}', '{"rows": []}'):
+        file.write_text(broken)
+        with pytest.raises(ValueError, match=r"pca-table2\.json is broken: .* Remove that file"):
+            run(out, one, resume=True)
+        assert file.read_text() == broken
 
 
 class Killed(BaseException):
@@ -282,21 +357,43 @@ def test_a_phantom_that_is_not_there_is_made(sets, tmp_path, monkeypatch):
     def make(name, folder, options):
         made.append((name, str(folder), options.size, options.free_slices))
 
-    monkeypatch.setattr(study.builders, "make", make)
+    monkeypatch.setattr(prepared.builders, "make", make)
     one = asking.study(Asked("pca-table2"), tmp_path)
-    study._make_set(one, "phantom_demo/tiny", 0, made.append)
+    assert prepared.make(one, 0, made.append) == "phantom_demo/tiny"
     assert made == [
         f"making phantom_demo/tiny in {tmp_path}/sets",
         ("phantom_demo", f"{tmp_path}/sets", "tiny", 0),
     ]
     made.clear()
-    assert study._free_builder(one, made.append) == "phantom_demo/tiny_free1"
+    assert prepared.lesion_free(one, made.append) == "phantom_demo/tiny_free1"
     assert made[1] == ("phantom_demo", f"{tmp_path}/sets", "tiny", 1)
     made.clear()
     there = asking.study(asked(sets), tmp_path)
-    study._make_set(there, "phantom_demo/tiny", 0, made.append)
+    assert prepared.make(there, 0, made.append) == "phantom_demo/tiny"
     mine = asking.study(asked(sets, builder="sltd/coco"), tmp_path)
-    assert study._free_builder(mine, made.append) == "sltd/coco" and made == []
+    assert prepared.make(mine, 0, made.append) == "sltd/coco"
+    assert prepared.lesion_free(mine, made.append) == "sltd/coco" and made == []
+
+
+@pytest.mark.parametrize("free", ["", "_free1"])
+def test_another_phantom_of_that_name_is_refused(sets, tmp_path, monkeypatch, free):
+    """As one that an older jaxdet made: it had other patients, or did not say which."""
+    folder, out = tmp_path / "sets", tmp_path / "out"
+    place = shutil.copytree(sets, folder) / f"phantom_demo/tiny{free}" / "1.1.0"
+    metadata = read(place / "metadata.json")
+    drawn = {**metadata["phantom"], "patients": 3}
+    (place / "metadata.json").write_text(json.dumps({**metadata, "phantom": drawn}))
+    message = r"(?s)is another phantom.*patients: it has 3, wanted 6\nRemove .* --path elsewhere"
+    with pytest.raises(ValueError, match=message):
+        run(out, asked(folder))
+    (place / "metadata.json").write_text(json.dumps({**metadata, "seed": 5}))
+    with pytest.raises(ValueError, match="seed: it has 5, wanted 0"):
+        run(out, asked(folder))
+    del metadata["phantom"]
+    (place / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="kind: it has None, wanted 'demo'"):
+        run(out, asked(folder))
+    assert not out.exists()  # found before anything is written or trained
 
 
 # what is trained
@@ -320,6 +417,8 @@ def test_rows_of_the_paper_are_the_experiments_they_say(tmp_path):
     assert ours.model.siamese_from == f"{tmp_path}/siamese_m64/fold_{{fold}}"
     assert made["cam"].model.siamese_from == ours.model.siamese_from
     assert made["pca_half"].model.siamese_from == f"{tmp_path}/siamese_m256/fold_{{fold}}"
+    braces = asking.detector(one, papers.PCA, 1, tmp_path / "a{b}").model.siamese_from
+    assert braces.replace("{fold}", "3") == f"{tmp_path}/a{{b}}/siamese_m64/fold_3"
     assert asking.siamese(one, 8).model == ours.model.siamese
     for row in made.values():
         assert row.train == base.train and row.evaluate == base.evaluate
@@ -432,7 +531,15 @@ def test_table_3_from_the_siamese_alone(sets, tmp_path, scorer):
     assert one["paper"]["accuracy"] == {"mean": 93.4, "sd": 2.5}
     text = reproduced.text(result)
     assert "93.4 +- 2.5" in text and "85.0 +- 7.1" in text and "all negative" in text
-    assert "figures/examples.png" in text and "detections.png: no detector" in text
+    examples = [{"figure": "examples.png", "file": "figures/pca-table3/examples.png"}]
+    assert [one for one in result["figures"] if "file" in one] == examples
+    why = {one["figure"]: one["why"] for one in result["figures"] if "why" in one}
+    assert list(why) == ["detections.png", "errors.png", "by_size.png", "attention.png"]
+    assert set(why.values()) == {
+        "pca-table3 scores patches alone, and has no boxes; a table of detectors draws it"
+    }
+    assert "figures/pca-table3/examples.png" in text
+    assert [file.name for file in (tmp_path / "out/figures").iterdir()] == ["pca-table3"]
     assert "siamese_m8, fold 1 (0 to 1): AUROC 0.9000 on 1 slices" in told
     # the same again, and what is done stays
     scorer.clear()
@@ -441,6 +548,59 @@ def test_table_3_from_the_siamese_alone(sets, tmp_path, scorer):
     (tmp_path / "out/siamese_m8/fold_1/metrics/test_patches.json").unlink()
     run(tmp_path / "out", asked(sets, table="pca-table3"), resume=True)
     assert scorer == [1]
+
+
+def test_rows_of_table_3_join_those_that_are_there(sets, tmp_path, scorer):
+    one = {"table": "pca-table3"}
+    run(tmp_path / "out", asked(sets, **one, rows=("siamese_half",)))
+    two = run(tmp_path / "out", asked(sets, **one, rows=("siamese",)), resume=True)
+    assert [row["name"] for row in two["rows"]] == ["siamese", "siamese_half"]
+    assert scorer == [0, 1] * 2
+    (tmp_path / "out/siamese_m32/fold_1/metrics/test_patches.json").unlink()
+    two = run(tmp_path / "out", asked(sets, **one, rows=("siamese",)), resume=True)
+    assert [row["name"] for row in two["rows"]] == ["siamese"] and scorer == [0, 1] * 2
+
+
+# stopped
+
+
+def test_sigterm_between_trainings_ends_with_143(sets, tmp_path, scorer, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def score_run(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(siamese.training, "score_run", score_run)
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path / "out", asked(sets, table="pca-table3"))
+    assert ended.value.code == 143 and scorer == [0]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_inside_a_training_sigterm_waits_for_a_step_and_is_handed_on(
+    sets, tmp_path, scorer, monkeypatch
+):
+    plain, steps, handlers = loop.train, [], [signal.getsignal(signal.SIGTERM)]
+
+    def train(experiment, out, *, resume):
+        made = plain(experiment, out, resume=resume)
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        with engine._stop_signal(None) as asked_to_stop:  # as the engine's own training has it
+            if experiment.data.fold == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            steps.append(asked_to_stop(1))
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return made
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path / "out", asked(sets, table="pca-table3"))
+    assert ended.value.code == 143
+    assert steps == [False, True]  # the step was done, and then it ended
+    assert handlers[1] == handlers[2] == handlers[3] != handlers[0]
+    assert signal.getsignal(signal.SIGTERM) == handlers[0]
+    assert not (tmp_path / "out/siamese_m8/fold_1/metrics").exists()
 
 
 def test_siamese_networks_of_another_study_are_refused(sets, tmp_path, scorer):

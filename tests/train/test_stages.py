@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -18,6 +19,8 @@ from jaxdet.data import batch as batches
 from jaxdet.data import patches as cutting
 from jaxdet.data import sources
 from jaxdet.models import pca_yolo, siamese
+from jaxdet.predict import predict as predicting
+from jaxdet.predict.inputs import Slice
 from jaxdet.train import evaluate, log, loop, parallel, stages
 from jaxdet.train import siamese as scorer
 
@@ -44,6 +47,10 @@ def small(patch):
 def experiment(data=None, **fields):
     model = models.config("pca_yolo", **{"siamese": NETWORK, "siamese_train": RECIPE, **fields})
     return toy.experiment(model, data=data)
+
+
+def with_recipe(**fields):
+    return dataclasses.replace(RECIPE, **fields)
 
 
 def alone(data=None, network=NETWORK, **recipe):
@@ -131,7 +138,9 @@ def stop_at(monkeypatch, folder, step):
     monkeypatch.setattr(log.Log, "step", told)
 
 
-@pytest.mark.parametrize(("folder", "step"), [("siamese", 3), ("siamese", 6), ("run", 1)])
+@pytest.mark.parametrize(
+    ("folder", "step"), [("siamese", 3), ("siamese", 6), ("siamese", 12), ("run", 1)]
+)
 def test_stopped_in_either_stage_it_resumes_to_the_same_bytes(
     straight, tmp_path, monkeypatch, folder, step
 ):
@@ -153,7 +162,7 @@ def test_maps_of_another_network_or_split_are_refused(straight, tmp_path):
         "siamese": "another Siamese network",
         "slices": "other slices",
         "split_digest": "another split",
-        "image": "another size, window or padding",
+        "image": "slices of another set, size, window or padding",
     }
     try:
         for key, wanted in words.items():
@@ -169,26 +178,117 @@ def fold(number):
     return {"split": "fold", "folds": 2, "fold": number, "val_share": 0.3}
 
 
-def test_another_folds_siamese_is_refused_and_its_own_is_taken_over(tmp_path):
-    for number in range(2):
-        loop.train(alone(fold(number)), tmp_path / f"fold_{number}")
-    other = experiment(fold(0), siamese_from=str(tmp_path / "fold_1"))
-    with pytest.raises(ValueError, match="belongs to another RUN, trained on other images"):
-        loop.train(other, tmp_path / "wrong")
-    told = experiment(fold(1), siamese_from=str(tmp_path / "fold_{fold}"))
-    run = loop.train(told, tmp_path / "right")
-    source = runs.open_run(tmp_path / "fold_1")
+@pytest.mark.parametrize("fault", ["gone", "cut", "empty", "reversed", "no JSON", "other JSON"])
+def test_a_broken_cache_is_made_again(straight, tmp_path, fault):
+    shutil.copytree(straight.path, tmp_path / "run")
+    run = runs.open_run(tmp_path / "run")
+    data = {s: sources.load(run.experiment.data, s) for s in ("train", "val")}
+    folder = run.path / "siamese" / "maps"
+    values, told = folder / "scores_train.npy", folder / "scores_train.json"
+    good = np.load(values)
+    match fault:
+        case "gone":
+            values.unlink()
+        case "cut":
+            values.write_bytes(values.read_bytes()[:-100])
+        case "empty":
+            values.write_bytes(b"")
+        case "reversed":
+            np.save(values, good[::-1])
+        case "no JSON":
+            told.write_text("{")
+        case "other JSON":
+            told.write_text("[]")
+    stages.with_maps(run, data)
+    np.testing.assert_array_equal(np.load(values), good)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """A folder with a trained Siamese of each of two folds."""
+    folder = tmp_path_factory.mktemp("networks")
+    with pytest.MonkeyPatch.context() as patch:
+        small(patch)
+        for number in range(2):
+            loop.train(alone(fold(number), epochs=1), folder / f"fold_{number}")
+    return folder
+
+
+def of_fold_1(networks, **fields):
+    return experiment(fold(1), **{"siamese_from": f"{networks}/fold_{{fold}}", **fields})
+
+
+def test_the_folds_own_siamese_is_taken_over(networks, tmp_path):
+    run = loop.train(of_fold_1(networks), tmp_path / "run")
+    source = runs.open_run(networks / "fold_1")
     assert_same_bytes(run.first_stage().weights("best"), source.weights("best"))
     assert run.all_weights("best").keys() == {"detector", "siamese"}
+    assert run.first_stage().facts["taken_from"] == str(networks / "fold_1")
+    # It is RUN's own now: the source may be gone, but that it was taken cannot be unsaid.
+    loop.train(of_fold_1("gone"), tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"was taken over from .* say model\.siamese_from again"):
+        loop.train(of_fold_1(networks, siamese_from=""), tmp_path / "run", resume=True)
+
+
+def test_a_kill_while_it_is_taken_over_is_mended(networks, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "save_weights", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(of_fold_1(networks), tmp_path / "run")
+    run = loop.train(of_fold_1(networks), tmp_path / "run", resume=True)
+    assert run.all_weights("best")
+    assert not (tmp_path / "run" / "siamese.part").exists()
+
+
+def test_a_stage_that_was_begun_here_is_not_replaced(networks, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, "siamese", 3)
+        with pytest.raises(SystemExit):
+            loop.train(of_fold_1(networks, siamese_from=""), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"was begun here, but model\.siamese_from names another"):
+        loop.train(of_fold_1(networks), tmp_path / "run", resume=True)
+
+
+def test_other_networks_are_refused_before_anything_is_written(networks, tmp_path, monkeypatch):
+    def refused(told, match):
+        with pytest.raises(ValueError, match=match):
+            loop.train(told, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    refused(of_fold_1(networks, siamese_from=f"{networks}/fold_0"), "another split or fold")
     thicker = dataclasses.replace(NETWORK, l2=0.1)
-    changed = models.config("pca_yolo", siamese=thicker, siamese_from=str(tmp_path / "fold_{fold}"))
-    with pytest.raises(ValueError, match=r"another Siamese network.*\n  l2: it has 0.0002"):
-        loop.train(toy.experiment(changed, data=fold(1)), tmp_path / "thicker")
-    hazy = experiment(
-        {**fold(1), "window_hu": (-100.0, 300.0)}, siamese_from=str(tmp_path / "fold_{fold}")
-    )
-    with pytest.raises(ValueError, match=r"data\.window_hu: it has"):
-        loop.train(hazy, tmp_path / "hazy")
+    refused(of_fold_1(networks, siamese=thicker), r"another Siamese.*\n  l2: it has 0.0002")
+    hazy = {**fold(1), "window_hu": (-100.0, 300.0)}
+    told = experiment(hazy, siamese_from=f"{networks}/fold_{{fold}}")
+    refused(told, r"data\.window_hu: it has")
+    refused(of_fold_1(networks, siamese_from=str(tmp_path / "{x}")), "is not a RUN")
+    with monkeypatch.context() as patch:
+        stop_at(patch, "begun", 2)
+        with pytest.raises(SystemExit):
+            loop.train(alone(fold(1)), tmp_path / "begun")
+    refused(of_fold_1(networks, siamese_from=str(tmp_path / "begun")), "not trained to its end")
+    detector = toy.experiment(data=fold(1))
+    toy.enlist(monkeypatch.setitem)
+    loop.train(detector, tmp_path / "toy")
+    refused(of_fold_1(networks, siamese_from=str(tmp_path / "toy")), "is a RUN of toy, no Siamese")
+
+
+def test_how_it_is_computed_may_change(networks, tmp_path):
+    otherwise = dataclasses.replace(NETWORK, rematerialise=True, convolution="fourier")
+    run = loop.train(of_fold_1(networks, siamese=otherwise), tmp_path / "run")
+    assert run.all_weights("best")
+
+
+def test_a_first_stage_that_is_no_longer_the_one_of_the_maps_is_refused(straight, tmp_path):
+    shutil.copytree(straight.path, tmp_path / "run")
+    run = runs.open_run(tmp_path / "run")
+    run.all_weights("best")
+    stage = run.first_stage()
+    moved = jax.tree.map(lambda x: x + 1e-3, stage.weights("best"))
+    shutil.rmtree(stage.checkpoints)
+    stage.save_weights(moved)
+    with pytest.raises(ValueError, match="no longer the network whose maps the detector was"):
+        run.all_weights("best")
 
 
 def test_cross_fitted_maps_come_from_networks_that_did_not_see_the_patient(tmp_path):
@@ -205,6 +305,8 @@ def test_cross_fitted_maps_come_from_networks_that_did_not_see_the_patient(tmp_p
         image = data["train"][i].image[None]
         wanted = pca_yolo.attention_map(told.model, networks[k].weights("best"), image)
         np.testing.assert_allclose(shown["train"][i].image[..., 3], wanted[0, ..., 0], atol=1e-5)
+    with pytest.raises(ValueError, match="saw a part of its parent's training patients"):
+        scorer.score_run(networks[0])
     in_fold = run.first_stage().weights("best")
     image = data["val"][0].image[None]
     wanted = pca_yolo.attention_map(told.model, in_fold, image)
@@ -239,13 +341,23 @@ def test_what_cannot_be_trained_is_refused_before_anything_compiles(tmp_path):
     colour = {"channels": 3, "pad": (0.0,)}
     refused(None, "this model takes slices of 1 channel and adds its map itself", colour)
     refused(alone(colour), "channels are 1 but data.channels is 3")
-    refused(None, "legal sides are 64 and 80", {"image_size": 72})
+    refused(None, "64 and 96", {"image_size": 72})
+    refused(None, "is one patch", siamese=dataclasses.replace(NETWORK, patches=Patches(side=64)))
+    refused(None, r"model\.siamese_train\.init_from", siamese_train=with_recipe(init_from="a"))
+    refused(None, r"siamese_train\.batch_size", siamese_train=with_recipe(batch_size=63))
+    refused(None, "groups|folds|patients", fit="cross_fit", cross_folds=50)
     thick = dataclasses.replace(NETWORK, patches=Patches(side=16, label="patch_share", min_share=1))
     refused(alone(network=thick), "has no positive patch")
     refused(None, "no positive patch", siamese=thick)
     literal = dataclasses.replace(NETWORK, input_size=512, width=16.0)
     refused(alone(network=literal), r"wants [\d,.]+ GiB for weights, gradients and Adam alone")
     refused(alone(batch_size=63), "cannot be split over 8 devices")
+
+
+def test_slices_that_are_not_square_are_refused_by_name(straight):
+    wide = Slice(np.zeros((48, 64, 1), np.float32), "wide.npy", None, None)
+    with pytest.raises(ValueError, match=r"wide\.npy.*square"):
+        list(predicting.detect(straight, [wide], 0.1))
 
 
 def test_a_run_without_its_first_stage_says_so(straight, tmp_path):
