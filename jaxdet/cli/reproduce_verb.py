@@ -56,7 +56,7 @@ def reproduce(
             which ignores the rate. Default: adamw.
         path: the folder of prepared sets; default: OUT/sets. A phantom that is not there is made.
         builder: a prepared set of yours, such as sltd/NAME; default: the scale's phantom.
-        rows: names of rows, for less than the whole table.
+        rows: names of rows, for less than the whole table; those that it has already stay.
         resume: go on in OUT; what is done stays as it is.
     """
     parallel.start_processes()

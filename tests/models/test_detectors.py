@@ -12,7 +12,7 @@ from jaxdet import models
 from jaxdet.types import Batch
 
 SMALLEST = {"channels": 3, "num_classes": 2}
-OWN = {"pca_yolo": {"size": "n", "channels": 4}}  # what is smallest there, or has no other word
+OWN = {"pca_yolo": {"size": "n", "channels": 4}}  # not x; with its map
 FAST = {"yolov8n"}
 # The other words of every Literal field, each on the smallest model.
 VARIANTS = [

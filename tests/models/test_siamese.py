@@ -215,12 +215,12 @@ def test_gap_has_one_weight_a_channel_and_its_cam_has_them_with_a_sign():
 @pytest.mark.parametrize("input_size", [116, 216])  # 7x7 and 19x19 activations for 16 px
 def test_cam_is_the_gradient_of_the_logit_by_the_patchs_branch(input_size):
     weights, cfg = variables(TINY), dataclasses.replace(TINY, input_size=input_size)
-    call = functools.partial(siamese.build(cfg).apply, weights)
 
     @jax.jit
-    def naive_cam():
-        h = call(SLICES, method="embed")
-        acts = call(TILES.reshape(8, 16, 16, 1), method="features")
+    def naive_cam(weights, slices, tiles):
+        call = functools.partial(siamese.build(cfg).apply, weights)
+        h = call(slices, method="embed")
+        acts = call(tiles, method="features")
 
         def logits(a):
             return call(h, call(a, method="project").reshape(2, 4, -1), method="compare").sum()
@@ -228,7 +228,8 @@ def test_cam_is_the_gradient_of_the_logit_by_the_patchs_branch(input_size):
         alpha = jax.grad(logits)(acts).mean((1, 2), keepdims=True)
         return jax.nn.relu((alpha * acts).sum(-1))
 
-    tiles = np.stack([jax.image.resize(m, (16, 16), "linear") for m in naive_cam()])
+    maps = naive_cam(weights, SLICES, TILES.reshape(8, 16, 16, 1))
+    tiles = np.array(jax.image.resize(maps, (8, 16, 16), "linear"))
     ours = jax.jit(functools.partial(siamese.cam, cfg, at_once=3))(weights, SLICES)
     assert ours.shape == (2, 32, 32) and float(ours.max()) > 0
     np.testing.assert_allclose(ours, patches.stitch(tiles.reshape(2, 4, 16, 16)), atol=1e-6)

@@ -27,7 +27,7 @@ def plan(
     Each draws how many tumours it wants to show and takes a slice with that many, or with the next
     fewer; so a higher count of slices only adds some.
     """
-    found = _tumours(rng, body, hu)
+    found = _tumours(rng, body, hu, which.tumour_scale)
     shown = {z: n for z in SHOWN if (n := _visible(which, found, z)) is not None}
     picked: list[int] = []
     while shown:
@@ -39,14 +39,16 @@ def plan(
     return Plan(tuple(found), tuple(picked), "portal")
 
 
-def _tumours(rng: np.random.Generator, body: anatomy.Body, hu: dict) -> list[Lesion]:
+def _tumours(
+    rng: np.random.Generator, body: anatomy.Body, hu: dict, scale: float
+) -> list[Lesion]:
     points, depth = place.inside_liver(rng, body, 5000)
     found: list[Lesion] = []
     for _ in range(int(rng.integers(2, 5))):
         height = points[int(rng.integers(len(points))), 2]
         near = abs(points[:, 2] - height) < 7.0
         for _ in range(1 + int(rng.choice(4, p=GROUP_SIZES))):
-            lesion = _tumour(rng, hu)
+            lesion = _tumour(rng, hu, scale)
             free = near & (depth > 0.5 * lesion.radius_mm)
             free &= place.apart(points, lesion.radius_mm, found, 1.0)
             if free.any():
@@ -55,11 +57,11 @@ def _tumours(rng: np.random.Generator, body: anatomy.Body, hu: dict) -> list[Les
     return found
 
 
-def _tumour(rng: np.random.Generator, hu: dict) -> Lesion:
+def _tumour(rng: np.random.Generator, hu: dict, scale: float) -> Lesion:
     diameter = 0.0
     while not DIAMETER_MM[0] <= diameter <= DIAMETER_MM[1]:
         diameter = MEDIAN_MM * np.exp(SPREAD * rng.normal())
-    return sltd.of_diameter(rng, hu, diameter)
+    return sltd.of_diameter(rng, hu, scale * diameter)
 
 
 def _visible(which: Set, found: list[Lesion], z: int) -> int | None:

@@ -25,6 +25,7 @@ class Set:
     neighbours: int = 1  # slices of each phase in one example
     free_slices: int = 0  # of each volume, without any tumour, beside the annotated ones
     annotated_slices: int = 0  # of each volume: the first so many with a tumour; 0 is all
+    tumour_scale: float = 1.0  # of "demo": times the diameters; few pixels want larger tumours
 
 
 def _sltd(patients: int, size: int) -> Set:
@@ -37,9 +38,20 @@ def _multiphase(patients: int, size: int) -> Set:
     return Set("multiphase", patients, size, 2.25, 3.0, 72, PHASES, 3)
 
 
-def demo(patients: int, size: int, annotated_slices: int = 0) -> Set:
+def demo(
+    patients: int, size: int, annotated_slices: int = 0, tumour_scale: float = 1.0
+) -> Set:
     """Larger tumours in thicker slices, which a small detector finds after minutes of training."""
-    return Set("demo", patients, size, 2.5, 2.5, 64, annotated_slices=annotated_slices)
+    return Set(
+        "demo",
+        patients,
+        size,
+        2.5,
+        2.5,
+        64,
+        annotated_slices=annotated_slices,
+        tumour_scale=tumour_scale,
+    )
 
 
 SETS: dict[str, dict[Size, Set]] = {
@@ -49,7 +61,7 @@ SETS: dict[str, dict[Size, Set]] = {
         "small": _multiphase(40, 256),
         "paper": _multiphase(280, 512),
     },
-    "demo": {"tiny": demo(96, 128, 4), "small": demo(128, 256, 4), "paper": demo(208, 512, 4)},
+    "demo": {"tiny": demo(96, 128, 4, tumour_scale=2.0), "small": demo(128, 256, 4), "paper": demo(208, 512, 4)},
 }
 
 
