@@ -46,9 +46,9 @@ def experiment() -> Experiment:
             augment=Augment(mosaic=0.3, mixup=0.1, scale=0.3, close_mosaic=5),
         ),
         train=Train(
-            epochs=20,
-            batch_size=16,
-            nominal_batch=16,
+            epochs=9,
+            batch_size=8,
+            nominal_batch=8,
             optimizer="adamw",
             lr=0.002,
             warmup_epochs=1.0,
@@ -56,7 +56,7 @@ def experiment() -> Experiment:
             warmup_bias_lr=0.0,
             ema_tau=100.0,
             patience=0,
-            evaluate_every=5,
+            evaluate_every=3,
         ),
         evaluate=Evaluate(protocol="yolo"),
     )

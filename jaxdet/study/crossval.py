@@ -12,9 +12,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxdet import models
@@ -25,8 +23,8 @@ from jaxdet.metrics import statistics
 from jaxdet.metrics.audit import summed
 from jaxdet.study import kept, versus
 from jaxdet.study.kept import FORMAT, METRICS, OVERLAPS
+from jaxdet.train import engine, loop, parallel
 from jaxdet.train import evaluate as scoring
-from jaxdet.train import loop, parallel
 
 COUNTS = ("images", "patients", "truths")
 DDOF = 1  # the SD of the sample: the folds stand for others that might have been drawn
@@ -71,7 +69,7 @@ def crossval(
     todo = [i for i, one in enumerate(experiments) if _done(path, one, plan) is None]
     for fold in todo:
         check(experiments[fold])
-    with _alone_in(path), ended_by_sigterm():
+    with _alone_in(path), engine.ended_by_sigterm():
         _refuse_changes(path, experiments, plan, resume)  # another may have begun it since
         before = _before(path)
         _write(path / "folds.json", plan)
@@ -293,23 +291,3 @@ def _write(file: pathlib.Path, content: dict[str, Any]) -> None:
 def _alone_in(path: pathlib.Path) -> contextlib.AbstractContextManager:
     """The folder's lock, which the first process holds for all."""
     return runs.locked(path) if parallel.process()[0] == 0 else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends with 143 between trainings too, as inside of one (loop.train).
-
-    One inside of another does the same. The handler of before is back when it ends.
-    """
-
-    def end(*_: Any) -> None:
-        raise SystemExit(143)
-
-    alone = parallel.process()[1] == 1
-    mine = alone and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, end) if mine else None
-    try:
-        yield
-    finally:
-        if mine:
-            signal.signal(signal.SIGTERM, before)

@@ -26,7 +26,7 @@ from jaxdet.study import asked as asking
 from jaxdet.study import crossval, illustrate, kept, lesion_free, papers, prepared, siamese
 from jaxdet.study.asked import Asked, Study
 from jaxdet.study.papers import Printed, Row, Scores
-from jaxdet.train import parallel
+from jaxdet.train import engine, parallel
 
 FORMAT = 1
 METRICS = ("ap50", "precision", "recall")  # of Tables 1 and 2
@@ -62,7 +62,7 @@ def reproduce(
     flags = asking.flags(asked, study)
     prepared.check(study)
     _refuse_changes(path, flags, resume)
-    with _alone_in(path), crossval.ended_by_sigterm():
+    with _alone_in(path), engine.ended_by_sigterm():
         _refuse_changes(path, flags, resume)  # another may have begun it since
         _by_first(path / "reproduce.json", {"format": FORMAT, **flags})
         prepared.make(study, 0, say)

@@ -236,7 +236,10 @@ def _stop_signal(manager: Any) -> Iterator[Callable[[int], bool]]:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends with 143 between trainings too, as inside of one (`train`)."""
+    """SIGTERM ends with 143 between trainings too, as inside of one (`train`).
+
+    One inside of another does the same. The handler of before is back when it ends.
+    """
 
     def end(*_: Any) -> None:
         raise SystemExit(143)

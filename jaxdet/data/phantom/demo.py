@@ -39,9 +39,7 @@ def plan(
     return Plan(tuple(found), tuple(picked), "portal")
 
 
-def _tumours(
-    rng: np.random.Generator, body: anatomy.Body, hu: dict, scale: float
-) -> list[Lesion]:
+def _tumours(rng: np.random.Generator, body: anatomy.Body, hu: dict, scale: float) -> list[Lesion]:
     points, depth = place.inside_liver(rng, body, 5000)
     found: list[Lesion] = []
     for _ in range(int(rng.integers(2, 5))):

@@ -38,9 +38,7 @@ def _multiphase(patients: int, size: int) -> Set:
     return Set("multiphase", patients, size, 2.25, 3.0, 72, PHASES, 3)
 
 
-def demo(
-    patients: int, size: int, annotated_slices: int = 0, tumour_scale: float = 1.0
-) -> Set:
+def demo(patients: int, size: int, annotated_slices: int = 0, tumour_scale: float = 1.0) -> Set:
     """Larger tumours in thicker slices, which a small detector finds after minutes of training."""
     return Set(
         "demo",
@@ -61,7 +59,11 @@ SETS: dict[str, dict[Size, Set]] = {
         "small": _multiphase(40, 256),
         "paper": _multiphase(280, 512),
     },
-    "demo": {"tiny": demo(96, 128, 4, tumour_scale=2.0), "small": demo(128, 256, 4), "paper": demo(208, 512, 4)},
+    "demo": {
+        "tiny": demo(96, 128, 4, tumour_scale=2.0),
+        "small": demo(128, 256, 4),
+        "paper": demo(208, 512, 4),
+    },
 }
 
 

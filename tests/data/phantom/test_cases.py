@@ -129,7 +129,7 @@ def test_free_slices_show_the_liver_and_no_tumour():
 
 def test_the_demos_slices_are_those_that_it_shows_with_a_tumour():
     """The prepared demo is the on-demand one without its empty slices, HU and all."""
-    which = dataclasses.replace(SETS["demo"]["tiny"], size=96)
+    which = dataclasses.replace(SETS["demo"]["tiny"], size=96, tumour_scale=1.0)
     cfg = Data(image_size=96, channels=1, phantom_patients=2, phantom_slices=12)
     _, shown, read = phantom.records(cfg)
     for number in range(2):
