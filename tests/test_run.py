@@ -214,8 +214,8 @@ def test_half_a_json_file_is_never_seen(tmp_path):
 
 def test_prediction_takes_the_familys_own_fields(tmp_path, monkeypatch):
     run = runs.create(tmp_path / "run", yolo(), ("liver", "tumour"))
-    monkeypatch.setattr(models, "program", lambda cfg: cfg)
-    decode = run.predictor(0.4)
+    monkeypatch.setattr(models, "program", lambda cfg: lambda *_: cfg)
+    decode = run.predictor(0.4)(None, None)
     assert (decode.multi_label, decode.score_threshold) == (False, 0.4)
     assert run.detector().decode.keywords["cfg"].multi_label
 

@@ -50,11 +50,12 @@ def minmax(values: Float[Array, "B *N"], eps: float = 1e-12) -> Float[Array, "B 
     gradient 0. A NaN makes its slice NaN.
     """
     axes = tuple(range(1, values.ndim))
-    low = values.min(axes, keepdims=True)
-    span = values.max(axes, keepdims=True) - low
-    flat = span <= eps
+    low, high = values.min(axes, keepdims=True), values.max(axes, keepdims=True)
+    flat = high - low <= eps
     # Two wheres: the inner one keeps 0/0 out of the backward pass as well.
-    return jnp.where(flat, 0.0, (values - low) / jnp.where(flat, 1.0, span))
+    g = (values - low) / jnp.where(flat, 1.0, high - low)
+    # Compiled, a division may end a bit below 1; the greatest is 1 whatever it is, gradient 0.
+    return jnp.where(flat, 0.0, jnp.where(values == high, 1.0, g))
 
 
 def _rows(n: int) -> int:
