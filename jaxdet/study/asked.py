@@ -17,6 +17,7 @@ from jaxdet.study.scales import Scale
 PROTOCOL = "yolo"  # of the paper: ultralytics' own evaluator
 GREY_COPIES = 3  # channels of a detector without a map: the grey slice, as an RGB pipeline has it
 # Of `flags`, those that change no number: where the set lies, and how it is gone about.
+START, START_SEED = "start", 1  # the common start's folder in OUT; the seed of its patients
 MOVABLE = ("path", "siamese.convolution", "siamese.rematerialise")
 
 
@@ -73,7 +74,7 @@ def flags(asked: Asked, study: Study) -> dict[str, Any]:
     Which table and which rows is not in it: a folder may hold several tables, which share rows.
     """
     scale = study.scale
-    plain = ("folds", "side_px", "yolo", "free_slices")
+    plain = ("folds", "side_px", "yolo", "free_slices", "start_epochs")
     recipes = ("train", "augment", "siamese", "siamese_train")
     return {
         "scale": asked.scale,
@@ -100,13 +101,39 @@ def is_built(row: Row) -> bool:
     return _model_name(row, "n") in models.DETECTORS
 
 
+def has_start(study: Study) -> bool:
+    """Whether all detectors begin with the weights of one that saw other phantom patients."""
+    return study.scale.start_epochs > 0 and is_phantom(study.data.builder)
+
+
+def start(study: Study, classes: int) -> Experiment:
+    """The experiment of that common start: YOLOv8 on the phantom's patients of the next seed."""
+    data = dataclasses.replace(
+        study.data,
+        builder=f"{study.data.builder}_seed{START_SEED}",
+        channels=GREY_COPIES,
+        split="patient",
+        fractions=(0.9, 0.1, 0.0),
+    )
+    return Experiment(
+        model=models.config(f"yolov8{study.scale.yolo}", channels=GREY_COPIES, num_classes=classes),
+        data=data,
+        train=dataclasses.replace(study.scale.train, epochs=study.scale.start_epochs),
+        evaluate=Evaluate(protocol=PROTOCOL),
+    )
+
+
 def detector(study: Study, row: Row, classes: int, out: pathlib.Path | None = None) -> Experiment:
     """The experiment of a detector's row; its fold is set by the cross-validation.
 
     PCA-YOLO reads one grey channel and takes over the Siamese of `siamese_folder` in `out` (without
     `out` it would train its own); any other reads three copies. A model that is no YOLOv8 is
-    trained by the same recipe, in its default size.
+    trained by the same recipe, in its default size. With `out`, a common start (`has_start`) is
+    OUT/start, whose patients are others of the same names.
     """
+    train = study.scale.train
+    if out and has_start(study):
+        train = dataclasses.replace(train, init_from=str(out / START), init_patients="others")
     name, fields = _model_name(row, study.scale.yolo), {"num_classes": classes, **row.fields}
     if row.model == "pca_yolo":
         fields |= {
@@ -125,7 +152,7 @@ def detector(study: Study, row: Row, classes: int, out: pathlib.Path | None = No
     return Experiment(
         model=model,
         data=dataclasses.replace(study.data, channels=models.raw_channels(model)),
-        train=study.scale.train,
+        train=train,
         evaluate=Evaluate(protocol=PROTOCOL, split="test"),
     )
 

@@ -26,10 +26,12 @@ def check(study: Study) -> None:
         store.find(study.data.path, study.data.builder)
         return
     for free_slices in (0, study.scale.free_slices):  # the second is read after hours
-        _is_there(study, free_slices)
+        _is_there(study, free_slices, 0)
+    if asking.has_start(study):
+        _is_there(study, 0, asking.START_SEED)
 
 
-def make(study: Study, free_slices: int, say: Say) -> str:
+def make(study: Study, free_slices: int, say: Say, seed: int = 0) -> str:
     """The name of the study's phantom, with so many slices without a tumour; made if not there.
 
     A set that is no phantom is left as it is. ValueError for another phantom under that name.
@@ -37,7 +39,10 @@ def make(study: Study, free_slices: int, say: Say) -> str:
     builder = study.data.builder
     if not asking.is_phantom(builder):
         return builder
-    there, (name, options) = _is_there(study, free_slices), _recipe(builder, free_slices)
+    there, (name, options) = (
+        _is_there(study, free_slices, seed),
+        _recipe(builder, free_slices, seed),
+    )
     wanted = builders.BUILDERS[name].plan(options).name
     parallel.wait(f"all have looked for {wanted}")
     if there:
@@ -58,9 +63,9 @@ def lesion_free(study: Study, say: Say) -> str:
     return name if (pathlib.Path(study.data.path) / name).is_dir() else builder
 
 
-def _is_there(study: Study, free_slices: int) -> bool:
+def _is_there(study: Study, free_slices: int, seed: int) -> bool:
     """Whether the phantom lies ready; ValueError where another one does under its name."""
-    name, options = _recipe(study.data.builder, free_slices)
+    name, options = _recipe(study.data.builder, free_slices, seed)
     plan = builders.BUILDERS[name].plan(options)
     if not (pathlib.Path(study.data.path) / plan.name / store.VERSION).is_dir():
         return False
@@ -78,10 +83,10 @@ def _is_there(study: Study, free_slices: int) -> bool:
     return True
 
 
-def _recipe(builder: str, free_slices: int) -> tuple[str, builders.Options]:
+def _recipe(builder: str, free_slices: int, seed: int) -> tuple[str, builders.Options]:
     """The builder of a phantom, and what it is told."""
     name, size = builder.split("/")
-    return name, builders.Options(size=size, free_slices=free_slices)
+    return name, builders.Options(size=size, free_slices=free_slices, seed=seed)
 
 
 def _drawn(metadata: Mapping[str, Any]) -> dict[str, Any]:

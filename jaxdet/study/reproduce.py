@@ -3,6 +3,7 @@
     OUT/reproduce.json     what decides the numbers: the scale with all overrides
     OUT/folds.json         who is tested in which fold (data/manifest.py)
     OUT/sets/              the phantom, where no other folder of sets was named
+    OUT/start/             the RUN that all detectors begin with, where the scale has one
     OUT/siamese_M/fold_i   a Siamese RUN for patches of M px, shared by all rows that want it
     OUT/rows/NAME/         the cross-validation of a row (study/crossval.py)
     OUT/TABLE.json         the table
@@ -26,7 +27,7 @@ from jaxdet.study import asked as asking
 from jaxdet.study import crossval, illustrate, kept, lesion_free, papers, prepared, siamese
 from jaxdet.study.asked import Asked, Study
 from jaxdet.study.papers import Printed, Row, Scores
-from jaxdet.train import engine, parallel
+from jaxdet.train import engine, loop, parallel
 
 FORMAT = 1
 METRICS = ("ap50", "precision", "recall")  # of Tables 1 and 2
@@ -140,6 +141,8 @@ def _detectors(
         crossval.check(crossval.of_fold(asking.detector(study, row, classes), 0))
     for parts in asking.parts_of(tuple(built)):
         _siamese(study, parts, path, plan, say)
+    if built and asking.has_start(study):
+        _start(study, classes, path, say)
     folders = {row.name: path / "rows" / row.name for row in built}
     results: dict[str, dict[str, Any]] = {}
     for row in sorted(built, key=lambda row: row.name == papers.OURS):
@@ -154,6 +157,16 @@ def _detectors(
         "rows": [_row(study, row, results.get(row.name), tests.get(row.name)) for row in rows],
         "lesion_free": _lesion_free(study, results, path, plan, say),
     }
+
+
+def _start(study: Study, classes: int, path: pathlib.Path, say: Say) -> None:
+    """Trains what all detectors begin with into OUT/start, unless it is trained to its end."""
+    folder = path / asking.START
+    if (folder / "metrics" / "val.json").exists():  # written last
+        return
+    prepared.make(study, 0, say, asking.START_SEED)
+    say(f"the common start: training into {folder}")
+    loop.train(asking.start(study, classes), folder, resume=True)
 
 
 def _plan(study: Study, path: pathlib.Path) -> dict[str, Any]:

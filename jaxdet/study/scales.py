@@ -31,6 +31,9 @@ class Scale:
     siamese: siamese.Config  # its patches.side is set by `patch_side`
     siamese_train: Train
     free_slices: int  # without a tumour, a patient, beside the set
+    # Of the common start of all detectors, as the paper's most likely begin with COCO weights: so
+    # many epochs of YOLOv8 on other phantom patients. 0: fresh weights, as for a user's own set
+    start_epochs: int = 0
     # Measured minutes of a whole table; none: not measured
     minutes: dict[str, float | int] = dataclasses.field(default_factory=dict)
     on: str = ""  # what they were measured on
@@ -113,6 +116,7 @@ TINY = Scale(
         pca_yolo.SIAMESE_TRAIN, epochs=4, batch_size=48, lr=1e-3, patience=0
     ),
     free_slices=2,
+    start_epochs=30,
     # To be filled when whole tables were measured: {"pca-table1": 20.0, ...} and "2 CPU cores".
     minutes={},
     on="",
@@ -165,6 +169,7 @@ ROWS: dict[str, Callable[[Scale], str]] = {
     "YOLOv8": lambda s: s.yolo,
     "detector epochs": lambda s: _epochs(s.train),
     "detector optimizer": lambda s: _optimizer(s.train),
+    "common start": lambda s: f"{s.start_epochs} epochs" if s.start_epochs else "fresh weights",
     "mosaic, mixup": lambda s: f"{s.augment.mosaic:g}, {s.augment.mixup:g}",
     "Siamese": lambda s: f"{s.siamese.trunk} {s.siamese.head}, width {s.siamese.width:g}",
     "Siamese input": lambda s: f"{s.siamese.input_size} px",

@@ -143,7 +143,9 @@ def _check_crowding(experiment: Experiment, dataset: Dataset) -> None:
 def _first_variables(experiment: Experiment) -> tuple[Any, str]:
     """Another RUN's weights as far as they fit, or fresh ones, and in words which."""
     variables, start = fresh_variables(experiment), engine.start_run(experiment)
-    return _take_over(variables, start.weights()) if start else (variables, "fresh weights")
+    if start is None:
+        return variables, "fresh weights"
+    return _take_over(variables, start.weights(), experiment.model.channels)
 
 
 def fresh_variables(experiment: Experiment) -> Any:
@@ -156,14 +158,21 @@ def fresh_variables(experiment: Experiment) -> Any:
     return init(jax.random.key(experiment.train.seed), *example)
 
 
-def _take_over(fresh: Any, other: Any) -> tuple[Any, str]:
-    """`other`'s tensors where name and shape agree, and in words which stayed fresh."""
+def _take_over(fresh: Any, other: Any, channels: int = 0) -> tuple[Any, str]:
+    """`other`'s tensors where name and shape agree, and in words which stayed fresh.
+
+    A first convolution of more input channels (in all `channels`) starts with zeros for the new
+    ones, so that the network answers as before whatever they show, such as a map beside the slice.
+    """
     found = dict(jax.tree_util.tree_leaves_with_path(other))
     missed = []
 
     def pick(path: Any, leaf: Any) -> Any:
-        if path in found and found[path].shape == leaf.shape:
-            return found[path]
+        got = found.get(path)
+        if got is not None and got.shape == leaf.shape:
+            return got
+        if got is not None and _fewer_channels(got.shape, leaf.shape, channels):
+            return np.pad(got, ((0, 0), (0, 0), (0, channels - got.shape[2]), (0, 0)))
         missed.append(jax.tree_util.keystr(path, simple=True, separator="/"))
         return leaf
 
@@ -173,6 +182,12 @@ def _take_over(fresh: Any, other: Any) -> tuple[Any, str]:
         raise ValueError("train.init_from names a RUN of another model: no tensor fits")
     told = f"{total - len(missed)} of {total} tensors from train.init_from"
     return merged, told + (f"; fresh: {', '.join(missed)}" if missed else "")
+
+
+def _fewer_channels(got: tuple[int, ...], wanted: tuple[int, ...], channels: int) -> bool:
+    """Whether two kernels [h, w, I, O] differ in the image's channels alone, `got` having fewer."""
+    alike = len(got) == len(wanted) == 4 and (*got[:2], got[3]) == (*wanted[:2], wanted[3])
+    return alike and got[2] < wanted[2] == channels
 
 
 def _batches(experiment: Experiment, dataset: Dataset, start_step: int) -> Iterator[Any]:

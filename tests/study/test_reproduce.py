@@ -39,7 +39,13 @@ def quick(patch):
     patch.setattr(loop.curves, "curves", lambda *_: None)
     patch.setattr(loop.pictures, "truths_and_detections", lambda *_, **__: None)
     tiny = dataclasses.replace(
-        scales.TINY, side_px=64, folds=2, train=TRAIN, siamese_train=TRAIN, free_slices=1
+        scales.TINY,
+        side_px=64,
+        folds=2,
+        train=TRAIN,
+        siamese_train=TRAIN,
+        free_slices=1,
+        start_epochs=0,
     )
     patch.setitem(scales.SCALES, "tiny", tiny)
     patch.setitem(papers.TABLES, "pca-table2", TOYS)
@@ -643,3 +649,32 @@ def test_crossval_rows_are_usable_on_their_own(straight, sets):
     again = crossval.crossval(one, out / "rows" / "yolov8", resume=True, say=str)
     assert again["mean"]["ap50"] == {r["name"]: r for r in result["rows"]}["yolov8"]["mean"]["ap50"]
     assert again["experiment"] == to_json(crossval.of_fold(one, 0))
+
+
+def test_detectors_begin_with_a_common_start_that_saw_other_patients(sets, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        scales.SCALES, "tiny", dataclasses.replace(scales.SCALES["tiny"], start_epochs=3)
+    )
+    one, made, trained = asking.study(asked(sets), tmp_path), [], []
+
+    def train(experiment, folder, *, resume):
+        trained.append((experiment, folder))
+        (folder / "metrics").mkdir(parents=True)
+        (folder / "metrics" / "val.json").write_text("{}")
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(prepared.builders, "make", lambda name, path, told: made.append(told))
+    for _ in range(2):  # trained once
+        study._start(one, 1, tmp_path, lambda text: None)
+    ((experiment, folder),) = trained
+    assert (folder, [told.seed for told in made]) == (tmp_path / "start", [1])
+    assert (experiment.data.builder, experiment.data.split) == (
+        "phantom_demo/tiny_seed1",
+        "patient",
+    )
+    assert (experiment.model.channels, experiment.train.epochs) == (3, 3)
+    row = asking.detector(one, TOYS[1], 1, tmp_path)
+    assert row.train.init_from == str(tmp_path / "start")
+    assert row.train.init_patients == "others"  # other people, called the same
+    own = asking.study(asked(sets, builder="sltd/coco"), tmp_path)
+    assert asking.detector(own, TOYS[1], 1, tmp_path).train.init_from == ""

@@ -393,6 +393,13 @@ def test_init_from_takes_over_what_fits(straight, tmp_path):
     np.testing.assert_array_equal(got["head"]["bias"], start["params"]["head"]["bias"])
     np.testing.assert_array_equal(got["head"]["kernel"], fresh["head"]["kernel"])
 
+    seeing = {"channels": 2, "pad": (0.0,)}
+    more = toy.experiment(toy.Config(channels=2), data=seeing, epochs=1, freeze=(".",))
+    more = with_train(more, init_from=str(straight.path))
+    got = loop._first_variables(more)[0]["params"]["stem"]["conv"]["kernel"]
+    np.testing.assert_array_equal(got[:, :, :1], start["params"]["stem"]["conv"]["kernel"])
+    assert not np.any(got[:, :, 1:])  # new channels say nothing at first
+
     with pytest.raises(ValueError, match="init_from names a RUN of another model: no tensor fits"):
         loop._take_over({"params": {"a": np.zeros(3)}}, {"params": {"a": np.zeros(4)}})
 
