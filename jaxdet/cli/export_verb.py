@@ -38,6 +38,11 @@ def export(
         which: the best checkpoint or the latest.
     """
     opened = runs.open_run(run)
+    if models.is_scorer(opened.experiment.model):
+        raise ValueError(
+            f"{run} is a Siamese network, which scores patches and has no boxes: export the RUN that"
+            " holds it"
+        )
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
     if format == "torch":
         _torch(opened, opened.weights(which), out)

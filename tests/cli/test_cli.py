@@ -190,13 +190,15 @@ def test_official_weights_are_a_detector_and_no_pca_yolo(capsys, weights, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_predict_refuses_a_siamese_network(capsys, tmp_path):
+def test_predict_and_export_refuse_a_siamese_network(capsys, tmp_path):
     cfg = siamese.Config(input_size=72, head="flat", width=0.1)
     data = Data(image_size=128, channels=1, window_hu=(-25.0, 125.0))
     runs.create(tmp_path / "run", Experiment(model=cfg, data=data), ("tumour",))
     told = fails(capsys, "predict", tmp_path / "run", "a.png", "--out", tmp_path / "out")
     assert "is a Siamese network, which has no boxes; predict with the RUN that holds it" in told
     assert f"--model.siamese-from {tmp_path / 'run'}" in told
+    told = fails(capsys, "export", tmp_path / "run", "--format", "torch", "--out", tmp_path / "out")
+    assert "has no boxes: export the RUN that holds it" in told
     assert not (tmp_path / "out").exists()
 
 
