@@ -40,8 +40,8 @@ def export(
     opened = runs.open_run(run)
     if models.is_scorer(opened.experiment.model):
         raise ValueError(
-            f"{run} is a Siamese network, which scores patches and has no boxes: export the RUN that"
-            " holds it"
+            f"{run} is a Siamese network, which scores patches and has no boxes: export the RUN"
+            " that holds it"
         )
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
     if format == "torch":
