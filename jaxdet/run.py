@@ -276,10 +276,8 @@ def refuse_other_siamese(stage: Run, wanted: Any) -> None:
     """
     if stage.facts["family"] != SIAMESE:
         raise ValueError(f"{stage.path} is a RUN of {stage.facts['family']}, no Siamese network")
-    old, new = _flat(to_json(stage.experiment.model)), _flat(to_json(wanted))
-    differ = [k for k in new if old.get(k) != new[k] and k not in SIAMESE_EXECUTION]
-    if differ:
-        rows = "\n".join(f"  {k}: it has {old.get(k)!r}, wanted {new[k]!r}" for k in differ)
+    rows = _differences(stage.experiment.model, wanted, SIAMESE_EXECUTION)
+    if rows:
         raise ValueError(f"{stage.path} is another Siamese network than model.siamese:\n{rows}")
 
 
@@ -381,10 +379,8 @@ def check_same(
             f"{run.path} is a RUN of {run.facts['family']}, not of "
             f"{type(experiment.model).__module__.rsplit('.', 1)[-1]}"
         )
-    old, new = _flat(to_json(run.experiment)), _flat(to_json(experiment))
-    changed = [k for k in new if old.get(k) != new[k] and k not in free]
-    if changed:
-        rows = "\n".join(f"  {k}: was {old.get(k)!r}, now {new[k]!r}" for k in changed)
+    rows = _differences(run.experiment, experiment, free)
+    if rows:
         raise ValueError(f"{run.path} was made with another config; resume with the same:\n{rows}")
 
 
@@ -439,6 +435,13 @@ def device_name() -> str:
 
 def _fitness(metrics: dict[str, float]) -> float:
     return metrics["fitness"]
+
+
+def _differences(before: Any, now: Any, free: Collection[str]) -> str:
+    """The fields of two configs that differ, `free` ones apart, a line each; "" if none."""
+    old, new = _flat(to_json(before)), _flat(to_json(now))
+    changed = [k for k in new if old.get(k) != new[k] and k not in free]
+    return "\n".join(f"  {k}: was {old.get(k)!r}, now {new[k]!r}" for k in changed)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,6 @@ from jaxdet import models, run
 from jaxdet.cli.arguments import load_config
 from jaxdet.config import to_json
 from jaxdet.data import sources
-from jaxdet.study import scales
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -34,20 +33,6 @@ def test_the_files_a_config_names_are_there(file):
     named = re.findall(r"\b(?:configs|scripts)/[\w/]+\.(?:py|sh|sbatch)\b", file.read_text())
     root = file.parents[1]
     assert [name for name in named if not (root / name).is_file()] == []
-
-
-def test_the_phantoms_of_pca_yolo_are_the_scale_tiny():
-    """So that what docs/reproduce.md says of that scale is true of them."""
-    made = {file.stem: load_config(str(file)) for file in FILES}
-    both, alone = made["pca_yolo_phantom"], made["siamese_phantom"]
-    tiny, network = scales.TINY, scales.siamese_config(scales.TINY, 8)
-    assert (both.model.size, both.model.siamese) == (tiny.yolo, network)
-    assert both.model.siamese_train == alone.train == tiny.siamese_train
-    assert both.train == tiny.train and both.data.augment == tiny.augment
-    assert alone.model == network
-    for data in (both.data, alone.data):
-        assert (data.builder, data.image_size) == (tiny.builder, tiny.side_px)
-        assert (data.window_hu, data.channels) == (scales.WINDOW_HU, 1)
 
 
 def test_the_demo_is_what_its_data_are():

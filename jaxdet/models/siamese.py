@@ -77,7 +77,9 @@ class Config:
     init: Literal["lecun", "koch"] = "lecun"
     l2: float = 2e-4  # times the sum of squares of all kernels, in the loss
     bicubic_a: float = -0.75  # OpenCV's; -0.5 is Pillow's
-    rematerialise: bool = True  # compute a stage again going back, instead of keeping it
+    # Compute a stage again going back, instead of keeping it. On a CPU it is of use with "fourier"
+    # alone: XLA joins the second computing of its own convolutions to the first
+    rematerialise: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
     # fourier: the same numbers to rounding with less work (ops.fourier), for CPUs; the first
     # convolution stays direct. Both have the same parameters
@@ -222,8 +224,8 @@ def _together(run: Callable, x: Array) -> Callable:
 def _in_turn(run: Callable, x: Array) -> Callable:
     """The stage for a few images at a time, so that those before its pooling are never all there.
 
-    Only where its convolution is by tiles: on a CPU, XLA's own has a 30 times slower gradient in a
-    loop.
+    Only where its convolution is by tiles: on a CPU, the gradient of XLA's own is many times slower
+    in a loop.
     """
     n, side, _, channels = x.shape
     if channels < fourier.FEWEST_INPUTS:
@@ -268,8 +270,8 @@ def _run(cfg: Config, stage: Stage, name: str, x: Array) -> Array:
 def _pool(x: Float[Array, "N h w F"]) -> Float[Array, "N h2 w2 F"]:
     """Maximum of every 2x2 pixels, an odd last row or column left out; ties share the gradient.
 
-    Of four strided views: going back, XLA's own pooling takes 12 GiB for 17 towers of 512 px on a
-    CPU where this takes 3.
+    Of four strided views: going back, XLA reserves 12 GiB for its own pooling of 17 towers of 512
+    px on a CPU, and 3 for this. What its convolutions take beside that is in neither.
     """
     _, h, w, _ = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]

@@ -8,8 +8,8 @@ axes innermost where the products want them outermost.
 
     image -> tiles -> rows -> columns -> kernel, at each frequency -> columns -> rows -> image
 
-It is made for CPUs, where it is 2.5 to 7 times faster (scripts/bench/siamese.py): images pass one
-after another, so that a spectrum stays small. All arithmetic is float32 at full precision: the
+It is made for CPUs (scripts/bench/siamese.py times it): images pass one after another, so that a
+spectrum stays small. All arithmetic is float32 at full precision: the
 difference to a direct convolution is rounding, about 1e-6 of the output's scale.
 """
 

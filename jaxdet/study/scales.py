@@ -31,8 +31,8 @@ class Scale:
     siamese: siamese.Config  # its patches.side is set by `patch_side`
     siamese_train: Train
     free_slices: int  # without a tumour, a patient, beside the set
-    # Of the common start of all detectors, as the paper's most likely begin with COCO weights: so
-    # many epochs of YOLOv8 on other phantom patients. 0: fresh weights, as for a user's own set
+    # Of the common start of all detectors, as ultralytics' own begin with COCO weights: so many
+    # epochs of YOLOv8 on other phantom patients. 0: fresh weights, as for a user's own set
     start_epochs: int = 0
     # Measured minutes of a whole table; none: not measured
     minutes: dict[str, float | int] = dataclasses.field(default_factory=dict)
@@ -117,9 +117,6 @@ TINY = Scale(
     ),
     free_slices=2,
     start_epochs=30,
-    # To be filled when whole tables were measured: {"pca-table1": 20.0, ...} and "2 CPU cores".
-    minutes={},
-    on="",
 )
 SCALES: dict[Name, Scale] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
 

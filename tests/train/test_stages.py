@@ -257,7 +257,7 @@ def test_other_networks_are_refused_before_anything_is_written(networks, tmp_pat
 
     refused(of_fold_1(networks, siamese_from=f"{networks}/fold_0"), "another split or fold")
     thicker = dataclasses.replace(NETWORK, l2=0.1)
-    refused(of_fold_1(networks, siamese=thicker), r"another Siamese.*\n  l2: it has 0.0002")
+    refused(of_fold_1(networks, siamese=thicker), r"another Siamese.*\n  l2: was 0.0002")
     hazy = {**fold(1), "window_hu": (-100.0, 300.0)}
     told = experiment(hazy, siamese_from=f"{networks}/fold_{{fold}}")
     refused(told, r"data\.window_hu: it has")
