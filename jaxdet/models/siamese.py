@@ -51,6 +51,7 @@ TRUNKS = {
 }
 DENSE = {"koch": 4096, "vgg16": 512}
 CONVOLUTIONS = {"direct": None, "fourier": fourier.like_lax}  # None: Linen's own
+LARGE_PX = 100  # inputs from which Fourier tiles gain on a CPU: 105 do, 3 times a step, 72 do not
 IN_TURN_PX = 3 * 256 * 256  # of the images that pass a stage together, with fourier
 GRIDS = {"pool7": 7, "pool6": 6, "gap": 1, "flat": 0}  # side after average pooling; 0: not pooled
 
@@ -81,9 +82,9 @@ class Config:
     # alone: XLA joins the second computing of its own convolutions to the first
     rematerialise: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
-    # fourier: the same numbers to rounding with less work (ops.fourier), for CPUs; the first
-    # convolution stays direct. Both have the same parameters
-    convolution: Literal["direct", "fourier"] = "direct"
+    # fourier: the same numbers to rounding with less work (ops.fourier). auto: that for large
+    # inputs of Koch's trunk on a CPU, else direct. All have the same parameters
+    convolution: Literal["auto", "direct", "fourier"] = "auto"
     fitness: Literal["val_loss", "ap"] = "val_loss"  # what early stopping watches
     patches: Patches = Patches()
 
@@ -212,7 +213,7 @@ class Trunk(nn.Module):
                 return _run(trunk.cfg, stage, f"conv{i}", x)
 
             if self.cfg.rematerialise:
-                run = LOOPS[self.cfg.convolution](nn.remat(run), x)
+                run = LOOPS[_word(self.cfg)](nn.remat(run), x)
             x = run(self, x)
         return x
 
@@ -224,12 +225,9 @@ def _together(run: Callable, x: Array) -> Callable:
 def _in_turn(run: Callable, x: Array) -> Callable:
     """The stage for a few images at a time, so that those before its pooling are never all there.
 
-    Only where its convolution is by tiles: on a CPU, the gradient of XLA's own is many times slower
-    in a loop.
+    Not with direct convolutions: on a CPU, their gradient is many times slower in a loop.
     """
-    n, side, _, channels = x.shape
-    if channels < fourier.FEWEST_INPUTS:
-        return run
+    n, side = x.shape[:2]
     most = max(min(IN_TURN_PX // side**2, n), 1)
     # So many that few black images fill the last turn: 17 are 3 times 6 less 1, 16 are 4 x 4.
     some = min(range(most, most // 2, -1), key=lambda k: -n % k)
@@ -250,6 +248,14 @@ def _in_turn(run: Callable, x: Array) -> Callable:
 LOOPS = {"direct": _together, "fourier": _in_turn}
 
 
+def _word(cfg: Config) -> Literal["direct", "fourier"]:
+    """What `convolution` says, or what the bench found faster here (scripts/bench/siamese.py)."""
+    if cfg.convolution != "auto":
+        return cfg.convolution
+    large = cfg.trunk == "koch" and cfg.input_size >= LARGE_PX
+    return "fourier" if large and jax.default_backend() == "cpu" else "direct"
+
+
 def _run(cfg: Config, stage: Stage, name: str, x: Array) -> Array:
     for j, features in enumerate(stage.features, 1):
         if j > 1:
@@ -259,7 +265,7 @@ def _run(cfg: Config, stage: Stage, name: str, x: Array) -> Array:
             (stage.kernel, stage.kernel),
             padding=stage.padding,
             dtype=jnp.dtype(cfg.dtype),
-            conv_general_dilated=CONVOLUTIONS[cfg.convolution],
+            conv_general_dilated=CONVOLUTIONS[_word(cfg)],
             name=name if len(stage.features) == 1 else f"{name}_{j}",
             **_conv_init(cfg),
         )(x)

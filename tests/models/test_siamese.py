@@ -130,7 +130,7 @@ def test_rematerialising_changes_no_parameter_and_no_gradient():
 
 
 def test_fourier_tiles_give_the_direct_logits_gradients_and_parameters():
-    cfg = dataclasses.replace(TINY, width=1 / 16)  # 4 channels, so that conv2 takes it
+    cfg = dataclasses.replace(TINY, width=1 / 16, convolution="direct")  # 4 channels for conv2
     fourier = dataclasses.replace(cfg, convolution="fourier")
     tiles = TILES[:1, :3]
 
@@ -145,6 +145,22 @@ def test_fourier_tiles_give_the_direct_logits_gradients_and_parameters():
     program = str(jax.make_jaxpr(siamese.build(fourier).apply)(variables(cfg), SLICES, TILES))
     assert program.count("conv_general_dilated[") == 1  # the first one
     assert jax.tree.structure(variables(fourier)) == jax.tree.structure(variables(cfg))
+
+
+@pytest.mark.parametrize(
+    ("fields", "backend", "word"),
+    [
+        ({"input_size": 512}, "cpu", "fourier"),
+        ({"input_size": 512}, "gpu", "direct"),
+        ({"input_size": 72, "head": "flat"}, "cpu", "direct"),
+        ({"trunk": "vgg16", "input_size": 512}, "cpu", "direct"),
+        ({"convolution": "direct"}, "cpu", "direct"),
+        ({"convolution": "fourier"}, "gpu", "fourier"),
+    ],
+)
+def test_auto_takes_fourier_tiles_where_they_gain(monkeypatch, fields, backend, word):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert siamese._word(siamese.Config(**fields)) == word
 
 
 @pytest.mark.parametrize("at_once", [3, 16])

@@ -57,6 +57,17 @@ def test_outputs_and_gradients_are_those_of_lax(shape):
         near(grad, wanted, 1e-5)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_few_channels_have_the_gradients_of_lax_too(shape):
+    x, kernel = case(*shape)
+    want, pull = jax.vjp(direct, x, kernel)
+    ct = np.random.default_rng(1).normal(size=want.shape).astype(np.float32)
+    ours, pull_ours = jax.vjp(jax.jit(fourier.few), x, kernel)
+    np.testing.assert_array_equal(ours, want)
+    for grad, wanted in zip(pull_ours(ct), pull(ct), strict=True):
+        near(grad, wanted, 1e-5)
+
+
 def test_many_channels_sum_in_float32():
     x, kernel = case(1, 20, 20, 64, 7, 7, 8)
     near(fourier.conv(x + 100, kernel), direct(x + 100, kernel), 1e-5)
