@@ -114,6 +114,38 @@ class Augment:
 
 
 @config
+class SSDAugment:
+    """What happens to a training image of the SSD family (Liu 2016), as GSSD's own code has it.
+
+    The same move and the same draw for all channels: phases and neighbours stay together.
+    """
+
+    # official: brightness and contrast before the picture is brought to its range, which undoes
+    # them all but for the border of the expansion; effective: last, and clipped to the range, as
+    # the paper means it
+    photometric: Literal["official", "effective", "none"] = "effective"
+    brightness: float = 32 / 255  # +- fraction of the range, half of the time
+    contrast: tuple[float, float] = (0.5, 1.5)  # factor, half of the time
+    expand: float = 1.5  # the picture lies on a canvas of up to so many times its sides; 1: never
+    expand_probability: float = 1.0  # Liu 2016: 0.5, with a ratio up to 4
+    # official: all five crops of SSD are free ones, as their condition never holds; iou: each
+    # crop reaches its IoU of .1, .3, .7 or .9 with every box it keeps, or any
+    crop: Literal["official", "iou", "none"] = "official"
+    mirror: float = 0.5  # probability, left to right
+    jitter: float = 0.0  # of each box coordinate, +- fraction of the side; the code's default: .01
+
+    def check(self) -> None:
+        """Refuses what cannot be drawn from."""
+        for name in ("expand_probability", "mirror"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"SSDAugment.{name} is a probability; got {getattr(self, name)}")
+        _at_least(self, 1, "expand")
+        _at_least(self, 0, "brightness", "jitter")
+        if not 0 < self.contrast[0] <= self.contrast[1]:
+            raise ValueError(f"SSDAugment.contrast wants 0 < low <= high; got {self.contrast}")
+
+
+@config
 class Data:
     """Where the images come from, how they are read and split."""
 
@@ -143,6 +175,14 @@ class Data:
     val_share: float = 0.125  # of selection="nested": val's share of the boxes not tested
     cache: Literal["none", "ram"] = "none"  # keep decoded images in memory
     threads: int = 2  # reading threads
+    pipeline: Literal["yolo", "ssd"] = "yolo"  # how training images are augmented
+    ssd: SSDAugment = SSDAugment()  # of pipeline="ssd"; `augment` is that of "yolo"
+    # official: as GSSD's own code has it, in training and evaluation: 8 bits, Pillow's resizing,
+    # minus `official_mean`, min-max over all channels; clean: float, none of these
+    input: Literal["clean", "official"] = "clean"
+    official_mean: float = 49 / 255  # of input="official": subtracted; also the canvas of expand
+    # Pillow's own filter of input="official": bicubic since Pillow 7, nearest before
+    official_filter: Literal["bicubic", "nearest"] = "bicubic"
     phantom_patients: int = 60  # of source="phantom"
     phantom_slices: int = 4  # a patient
     seed: int = 0  # of the phantom
@@ -166,6 +206,10 @@ class Data:
         if not 0 <= self.maps < self.channels:
             raise ValueError(
                 f"Data.maps wants 0 to {self.channels - 1}, fewer than channels; got {self.maps}"
+            )
+        if self.input == "official" and self.pipeline != "ssd":
+            raise ValueError(
+                'Data.input="official" is the pipeline of the SSD family: set data.pipeline to "ssd"'
             )
         if len(self.pad) not in (1, self.channels):
             raise ValueError(
@@ -243,20 +287,28 @@ class Train:
     optimizer: Literal["auto", "sgd", "adam", "adamw"] = "auto"
     lr: float = 0.01
     final_lr: float = 0.01  # fraction of lr at the end
-    schedule: Literal["linear", "cosine"] = "linear"
+    # steps: times `drop_factor` at each of `drops`, shares of all steps (GSSD: 30,000 and 50,000 of
+    # 60,000); `final_lr` is not used
+    schedule: Literal["linear", "cosine", "steps"] = "linear"
+    drops: tuple[float, ...] = (1 / 2, 5 / 6)
+    drop_factor: float = 0.1
     momentum: float = 0.937  # of SGD; beta1 of Adam
+    nesterov: bool = True  # of SGD
     weight_decay: float = 5e-4
+    decay: Literal["kernels", "all"] = "kernels"  # which parameters; all: biases and scales too
     warmup_epochs: float = 3.0
     warmup_min_steps: int = 100
     warmup_momentum: float = 0.8
     warmup_bias_lr: float = 0.1
-    clip_norm: float = 10.0  # global gradient norm
+    clip_norm: float = 10.0  # global gradient norm; 0 never clips
     ema_decay: float = 0.9999
     ema_tau: float = 2000.0  # steps
     patience: int = 100  # epochs without a better fitness; 0 never stops
     fitness: Literal["classic", "map", "ap50"] = "classic"  # 0.1 AP50 + 0.9 AP50-95, AP50-95, AP50
     freeze: tuple[str, ...] = ()  # regular expressions on parameter paths such as "backbone/"
     lr_factors: tuple[tuple[str, float], ...] = ()  # (pattern, factor) on parameter paths
+    # first_drop: the factors end there, as in GSSD's own code, whose schedule forgets them
+    lr_factors_until: Literal["end", "first_drop"] = "end"
     init_from: str = ""  # a RUN whose weights start this one
     # check: nobody that it was trained on may be scored; others: it was trained on other people,
     # whatever their names
@@ -269,7 +321,12 @@ class Train:
         _at_least(self, 1, "epochs", "batch_size", "nominal_batch", "evaluate_every", "log_every")
         _at_least(self, 0, "lr", "final_lr", "weight_decay", "warmup_epochs", "warmup_bias_lr")
         _at_least(self, 0, "momentum", "warmup_momentum", "ema_decay", "warmup_min_steps", "seed")
-        _above_zero(self, "clip_norm", "ema_tau")
+        _at_least(self, 0, "clip_norm")
+        _above_zero(self, "ema_tau", "drop_factor")
+        if not all(0 < share < 1 for share in self.drops) or sorted(self.drops) != [*self.drops]:
+            raise ValueError(f"Train.drops wants rising shares between 0 and 1; got {self.drops}")
+        if self.lr_factors_until == "first_drop" and not (self.schedule == "steps" and self.drops):
+            raise ValueError('Train.lr_factors_until="first_drop" wants schedule="steps" and drops')
         if 0 < self.patience < self.evaluate_every:
             raise ValueError(
                 f"Train.patience is {self.patience} epochs, but only every {self.evaluate_every} "

@@ -94,7 +94,7 @@ def test_folds_that_cannot_be_are_refused(fields, message):
         (lambda: config.Train(batch_size=0), "Train.batch_size wants 1 or more; got 0"),
         (lambda: config.Train(epochs=-1), "Train.epochs wants 1 or more"),
         (lambda: config.Train(lr=float("nan")), "Train.lr wants 0 or more; got nan"),
-        (lambda: config.Train(clip_norm=0.0), "Train.clip_norm wants more than 0"),
+        (lambda: config.Train(clip_norm=-1.0), "Train.clip_norm wants 0 or more"),
         (lambda: config.Train(patience=3, evaluate_every=5), "only every 5 are evaluated"),
         (lambda: config.Evaluate(batch_size=0), "Evaluate.batch_size wants 1 or more"),
         (lambda: config.Data(image_size=-32), "Data.image_size wants 1 or more"),

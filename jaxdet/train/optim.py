@@ -39,6 +39,7 @@ class Rates(NamedTuple):
     bias_lr: Array
     momentum: Array
     accumulate: Array  # micro-batches of an update
+    factors: Array  # 1 while lr_factors count, 0 from the step on where they are forgotten
 
 
 def plan(cfg: Train, *, num_images: int, num_classes: int, steps_per_epoch: int) -> Plan:
@@ -76,20 +77,27 @@ def plan(cfg: Train, *, num_images: int, num_classes: int, steps_per_epoch: int)
 def rates(plan: Plan, step: Array) -> Rates:
     """Learning rates, momentum and micro-batches an update at a step, all scalars.
 
-    The rate falls once an epoch, linearly or as half a cosine, to final_lr of itself; the warm-up
-    raises it from 0 (biases: from warmup_bias_lr) a step at a time.
+    The rate falls once an epoch, linearly or as half a cosine, to final_lr of itself, or in steps
+    that each begin with the step they are named for; the warm-up raises it from 0 (biases: from
+    warmup_bias_lr) a step at a time.
     """
     cfg, step = plan.cfg, jnp.asarray(step, jnp.float32)
     epoch = jnp.floor(step / plan.steps_per_epoch)
     done = epoch / plan.epochs
-    if cfg.schedule == "cosine":
+    drops = np.array([round(share * plan.epochs * plan.steps_per_epoch) for share in cfg.drops])
+    dropped = (step >= drops).sum()
+    forgotten = cfg.lr_factors_until == "first_drop"
+    factors = jnp.where(forgotten & (dropped > 0), 0.0, 1.0)
+    if cfg.schedule == "steps":
+        factor = jnp.float32(cfg.drop_factor) ** dropped
+    elif cfg.schedule == "cosine":
         factor = jnp.maximum((1 - jnp.cos(np.pi * done)) / 2, 0.0) * (cfg.final_lr - 1) + 1
     else:
         factor = jnp.maximum(1 - done, 0.0) * (1 - cfg.final_lr) + cfg.final_lr
     lr = plan.lr * factor
     if plan.warmup_steps == 0:
         steady = jnp.float32(plan.momentum), jnp.float32(plan.accumulate)
-        return Rates(lr, lr, *steady)
+        return Rates(lr, lr, *steady, factors)
     warm = jnp.clip(step / plan.warmup_steps, 0.0, 1.0)
     ramp = 1 + warm * (cfg.nominal_batch / cfg.batch_size - 1)
     return Rates(
@@ -97,6 +105,7 @@ def rates(plan: Plan, step: Array) -> Rates:
         bias_lr=plan.warmup_bias_lr + warm * (lr - plan.warmup_bias_lr),
         momentum=cfg.warmup_momentum + warm * (plan.momentum - cfg.warmup_momentum),
         accumulate=jnp.where(warm < 1, jnp.maximum(jnp.round(ramp), 1.0), plan.accumulate),
+        factors=factors,
     )
 
 
@@ -111,8 +120,10 @@ def update(plan: Plan, grads: Any, state: Any, params: Any, now: Rates) -> tuple
     names = paths(params)
 
     def move(name: str, param: Array, step: Array) -> Array:
-        rate = now.bias_lr if is_bias(name) else now.lr
-        return param - rate * factor_of(name, plan.cfg) * step
+        rate, factor = now.bias_lr if is_bias(name) else now.lr, factor_of(name, plan.cfg)
+        if factor not in (0, 1):  # frozen stays frozen
+            factor = factor**now.factors
+        return param - rate * factor * step
 
     return jax.tree.map(move, names, params, direction), state
 
@@ -164,13 +175,14 @@ def check_patterns(params: Any, cfg: Train) -> None:
 
 def _transform(plan: Plan, params: Any, momentum: Array) -> optax.GradientTransformation:
     """Gradient to direction, still without the learning rate, in PyTorch's order of things."""
-    kernels = jax.tree.map(lambda name: name.endswith("kernel"), paths(params))
+    everything = plan.cfg.decay == "all"
+    kernels = jax.tree.map(lambda name: everything or name.endswith("kernel"), paths(params))
     moving = jax.tree.map(lambda name: factor_of(name, plan.cfg) > 0, paths(params))
     decay = optax.add_decayed_weights(plan.weight_decay, mask=kernels)
     # A frozen parameter must not count in the norm that the others are clipped by.
-    clip = optax.masked(optax.clip_by_global_norm(plan.cfg.clip_norm), moving)
+    clip = optax.masked(optax.clip_by_global_norm(plan.cfg.clip_norm or np.inf), moving)
     if plan.optimizer == "sgd":
-        return optax.chain(clip, decay, optax.trace(momentum, nesterov=True))
+        return optax.chain(clip, decay, optax.trace(momentum, nesterov=plan.cfg.nesterov))
     adam = optax.scale_by_adam(b1=plan.beta1, b2=0.999, eps=1e-8)
     # Adam's decay is part of the gradient, AdamW's is not (Loshchilov 2019, arXiv:1711.05101).
     parts = (decay, adam) if plan.optimizer == "adam" else (adam, decay)

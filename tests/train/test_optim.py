@@ -48,6 +48,50 @@ def test_linear_and_cosine_fall_once_an_epoch():
     assert lrs[4] == pytest.approx(0.01 * ((1 - np.cos(0.99 * np.pi)) / 2 * -0.99 + 1), rel=1e-3)
 
 
+def test_steps_fall_at_the_start_of_the_step_they_are_named_for():
+    cfg = Train(optimizer="sgd", lr=1e-3, epochs=600, schedule="steps", warmup_epochs=0.0)
+    made = plan_of(cfg, steps=100)  # 60,000 steps, as GSSD's
+    at = (0, 29_999, 30_000, 49_999, 50_000, 59_999)
+    found = [float(optim.rates(made, step).lr) for step in at]
+    np.testing.assert_allclose(found, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
+    other = Train(optimizer="sgd", schedule="steps", drops=(0.25,), drop_factor=0.5, warmup_epochs=0.0, epochs=4)
+    assert float(optim.rates(plan_of(other), 10).lr) == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(
+    ("until", "wanted"), [("end", (1e-4, 1e-5, 1e-6)), ("first_drop", (1e-4, 1e-4, 1e-5))]
+)
+def test_factors_are_kept_or_forgotten_at_the_first_drop(until, wanted):
+    cfg = Train(
+        optimizer="sgd",
+        lr=1e-3,
+        epochs=6,
+        schedule="steps",
+        warmup_epochs=0.0,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        lr_factors=(("^a/", 0.1),),
+        lr_factors_until=until,
+    )
+    made, params = plan_of(cfg), tree()
+    grads = jax.tree.map(np.ones_like, params)
+    for step, rate in zip((0, 30, 50), wanted, strict=True):
+        now = optim.rates(made, step)
+        moved, _ = optim.update(made, grads, optim.init(made, params), params, now)
+        gone = params["a"]["kernel"] - moved["a"]["kernel"]
+        np.testing.assert_allclose(gone, rate * 1.937, atol=1e-7)  # Nesterov's first step
+
+
+def test_plain_momentum_that_decays_everything():
+    cfg = Train(optimizer="sgd", weight_decay=0.1, clip_norm=0.0, nesterov=False, decay="all")
+    found, made = follow(cfg, steps=2)
+    p, buffer = tree()["norm"]["bias"], 0
+    for step in range(2):
+        buffer = 0.9 * buffer + p * 0.3 + step * 0.1 + made.weight_decay * p
+        p = p - 0.05 * buffer
+    np.testing.assert_allclose(found["norm"]["bias"], p, rtol=1e-7)
+
+
 def test_warm_up_ramps_everything():
     cfg = Train(optimizer="sgd", epochs=100, batch_size=16)
     made = plan_of(cfg, steps=50)  # 150 warm-up steps
@@ -78,7 +122,7 @@ def follow(cfg, steps=5, momentum=0.9, lr=0.1):
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, tree())
         state = optim.init(made, params)
-        now = optim.Rates(lr, lr / 2, momentum, 1)
+        now = optim.Rates(lr, lr / 2, momentum, 1, 1.0)
         update = jax.jit(lambda g, s, p: optim.update(made, g, s, p, now))
         for step in range(steps):
             grads = jax.tree.map(lambda x, step=step: x * 0.3 + step * 0.1, params)
