@@ -23,6 +23,7 @@ from jaxtyping import Float, Shaped
 
 from jaxdet.config import Patches, check_side, config
 from jaxdet.losses.bce import bce
+from jaxdet.nn import pool
 from jaxdet.ops import fourier, images, patches, replicas, resample
 from jaxdet.types import Array
 
@@ -270,19 +271,7 @@ def _run(cfg: Config, stage: Stage, name: str, x: Array) -> Array:
             **_conv_init(cfg),
         )(x)
     # The maximum before the last ReLU: the same numbers and gradients, on a quarter of the pixels.
-    return nn.relu(_pool(x) if stage.pool else x)
-
-
-def _pool(x: Float[Array, "N h w F"]) -> Float[Array, "N h2 w2 F"]:
-    """Maximum of every 2x2 pixels, an odd last row or column left out; ties share the gradient.
-
-    Of four strided views: going back, XLA reserves 12 GiB for its own pooling of 17 towers of 512
-    px on a CPU, and 3 for this. What its convolutions take beside that is in neither.
-    """
-    _, h, w, _ = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    upper = jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
-    return jnp.maximum(upper, jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2]))
+    return nn.relu(pool.halve(x) if stage.pool else x)
 
 
 def loss(

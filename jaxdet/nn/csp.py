@@ -1,12 +1,10 @@
 """Cross-stage-partial blocks: split the channels, refine one part, join every step."""
 
-import functools
-
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxdet.nn import pool
 from jaxdet.nn.conv import ConvNorm
 from jaxdet.types import Array
 
@@ -57,24 +55,9 @@ class SPPF(nn.Module):
         """The sides stay; the channels become `features`."""
         parts = [ConvNorm(x.shape[-1] // 2, dtype=self.dtype, name="reduce")(x, train=train)]
         for _ in range(3):
-            parts.append(max_pool5(parts[-1]))
+            parts.append(pool.around(parts[-1], 5))
         joined = jnp.concatenate(parts, axis=-1)
         return ConvNorm(self.features, dtype=self.dtype, name="merge")(joined, train=train)
-
-
-def max_pool5(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """The largest value of 5x5 cells about each; outside the map there is nothing.
-
-    Rows, then columns, as shifted slices: on CPU ten times faster than XLA's own window reduction.
-    Departs: at exact ties the gradient is shared, where the reference gives it to one cell.
-    """
-    for axis in (1, 2):
-        around = [(0, 0)] * 4
-        around[axis] = (2, 2)
-        padded = jnp.pad(x, around, constant_values=-jnp.inf)
-        shifted = (jax.lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(5))
-        x = functools.reduce(jnp.maximum, shifted)
-    return x
 
 
 def upsample2(x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:

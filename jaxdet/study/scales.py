@@ -117,6 +117,8 @@ TINY = Scale(
     ),
     free_slices=2,
     start_epochs=30,
+    minutes={"pca-table1": 50, "pca-table2": 51, "pca-table3": 14},  # sums of the trainings
+    on="AMD EPYC, 2 cores, beside other jobs",
 )
 SCALES: dict[Name, Scale] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
 
