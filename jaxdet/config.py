@@ -209,7 +209,7 @@ class Data:
             )
         if self.input == "official" and self.pipeline != "ssd":
             raise ValueError(
-                'Data.input="official" is the pipeline of the SSD family: set data.pipeline to "ssd"'
+                'Data.input="official" is of the SSD family\'s pipeline: set data.pipeline="ssd"'
             )
         if len(self.pad) not in (1, self.channels):
             raise ValueError(

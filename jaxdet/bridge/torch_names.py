@@ -1,8 +1,6 @@
 """Which tensor of an official PyTorch model is which leaf of ours, read in both directions.
 
-A table is rows (our path, their path, part); a part is rows again, down to leaves. `{j}` counts for
-as long as our tree goes on, so depth is never written down. Rows stand in the official order of the
-state dict.
+The tables are in `tables`; this file spells one out for a model's variables and goes along it.
 """
 
 import functools
@@ -16,59 +14,9 @@ import numpy as np
 from flax import traverse_util
 
 from jaxdet import models
+from jaxdet.bridge.tables import ALIAS, LEAVES, PARTS, TABLES, Row
 
 Stem = Literal["zero", "mean", "copy", "strict"]
-Row = tuple[str, str, str]
-
-# A leaf part is one tensor: its kind says in which collection it lives and how it is laid out.
-LEAVES = ("kernel", "vector", "statistic", "counter", "bins")
-
-PARTS: dict[str, tuple[Row, ...]] = {
-    "conv": (("kernel", "weight", "kernel"), ("bias", "bias", "vector")),
-    "conv_norm": (
-        ("conv/kernel", "conv.weight", "kernel"),
-        ("norm/scale", "bn.weight", "vector"),
-        ("norm/bias", "bn.bias", "vector"),
-        ("norm/mean", "bn.running_mean", "statistic"),
-        ("norm/var", "bn.running_var", "statistic"),
-        ("", "bn.num_batches_tracked", "counter"),
-    ),
-    "bottleneck": (("conv1", "cv1", "conv_norm"), ("conv2", "cv2", "conv_norm")),
-    "c2f": (
-        ("split", "cv1", "conv_norm"),
-        ("merge", "cv2", "conv_norm"),
-        ("block_{j}", "m.{j}", "bottleneck"),
-    ),
-    "sppf": (("reduce", "cv1", "conv_norm"), ("merge", "cv2", "conv_norm")),
-    "branch": (("conv1", "0", "conv_norm"), ("conv2", "1", "conv_norm"), ("out", "2", "conv")),
-}
-
-YOLOV8: tuple[Row, ...] = (
-    ("backbone/stem", "model.0", "conv_norm"),
-    ("backbone/down2", "model.1", "conv_norm"),
-    ("backbone/stage2", "model.2", "c2f"),
-    ("backbone/down3", "model.3", "conv_norm"),
-    ("backbone/stage3", "model.4", "c2f"),
-    ("backbone/down4", "model.5", "conv_norm"),
-    ("backbone/stage4", "model.6", "c2f"),
-    ("backbone/down5", "model.7", "conv_norm"),
-    ("backbone/stage5", "model.8", "c2f"),
-    ("backbone/sppf", "model.9", "sppf"),
-    ("neck/top4", "model.12", "c2f"),
-    ("neck/top3", "model.15", "c2f"),
-    ("neck/down4", "model.16", "conv_norm"),
-    ("neck/bottom4", "model.18", "c2f"),
-    ("neck/down5", "model.19", "conv_norm"),
-    ("neck/bottom5", "model.21", "c2f"),
-    ("head/box_{j}", "model.22.cv2.{j}", "branch"),
-    ("head/class_{j}", "model.22.cv3.{j}", "branch"),
-    ("", "model.22.dfl.conv.weight", "bins"),
-)
-
-TABLES: dict[str, tuple[Row, ...]] = {f"yolov8{size}": YOLOV8 for size in "nsmlx"}
-TABLES["pca_yolo"] = YOLOV8  # its detector; the Siamese network has no official weights
-
-YOLOV8_WIDTHS = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}  # channels of the stem
 
 
 class Entry(NamedTuple):
@@ -78,6 +26,7 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     leaf: str | None  # "params/backbone/stem/conv/kernel"
     kind: str
+    alias: bool = False  # a second name of a tensor that has its own entry
 
 
 def from_torch(
@@ -93,15 +42,14 @@ def from_torch(
     shape or not of floating point raises ValueError with the list.
     """
     entries = _entries(name, fields)
-    tensors = _strip_prefix(state_dict, entries[0].torch_name)
+    tensors = without_prefix(state_dict, entries[0].torch_name)
     first = entries[0]
     if first.torch_name in tensors:
         tensors[first.torch_name] = fit_stem(tensors[first.torch_name], first.shape, stem)
-    needed = [e for e in entries if e.leaf or e.torch_name in tensors]
+    own = [e for e in entries if e.leaf and not e.alias]
+    needed = [e for e in entries if e in own or e.torch_name in tensors]
     _refuse(name, _mismatches(needed, tensors))
-    flat = {
-        tuple(e.leaf.split("/")): _to_flax(tensors[e.torch_name], e.kind) for e in entries if e.leaf
-    }
+    flat = {tuple(e.leaf.split("/")): _to_flax(tensors[e.torch_name], e.kind) for e in own}
     return traverse_util.unflatten_dict(flat)
 
 
@@ -119,23 +67,6 @@ def to_torch(name: str, variables: Mapping[str, Any], **fields: Any) -> dict[str
     extra = [(leaf, "nothing", str(np.shape(leaves[leaf]))) for leaf in leaves if leaf not in known]
     _refuse(name, _mismatches(entries, given) + extra)
     return given
-
-
-def infer_fields(state_dict: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
-    """The model's name and its `channels` and `num_classes`, read from the shapes of its tensors.
-
-    Knows the YOLOv8 family; ValueError for anything else.
-    """
-    tensors = _strip_prefix(state_dict, YOLOV8[0][1] + ".conv.weight")
-    stem = np.shape(tensors.get("model.0.conv.weight", ()))
-    classes = np.shape(tensors.get("model.22.cv3.0.2.bias", ()))
-    if len(stem) != 4 or len(classes) != 1 or stem[0] not in YOLOV8_WIDTHS:
-        raise ValueError(
-            "these tensors are no YOLOv8 detector: wanted model.0.conv.weight with "
-            f"{', '.join(map(str, YOLOV8_WIDTHS))} filters and model.22.cv3.0.2.bias; got "
-            f"{stem} and {classes} among {len(tensors)} tensors. Name the model yourself."
-        )
-    return f"yolov8{YOLOV8_WIDTHS[stem[0]]}", {"channels": stem[1], "num_classes": classes[0]}
 
 
 def fit_stem(weight: Any, shape: tuple[int, ...], rule: Stem) -> np.ndarray:
@@ -170,8 +101,8 @@ def fit_stem(weight: Any, shape: tuple[int, ...], rule: Stem) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _shapes(cfg: Any) -> dict[str, Any]:
     """Shapes of the model's variables by path, without computing any."""
-    image = jax.ShapeDtypeStruct((1, 64, 64, cfg.channels), jnp.float32)
-    tree = jax.eval_shape(models.from_config(cfg).module.init, jax.random.key(0), image)
+    image = models.example(cfg, 64)
+    tree = jax.eval_shape(models.from_config(cfg).module.init, jax.random.key(0), *image)
     return traverse_util.flatten_dict(_plain(tree), sep="/")
 
 
@@ -179,8 +110,10 @@ def _entries(name: str, fields: Mapping[str, Any]) -> list[Entry]:
     """The table of `name` spelled out for its variables. One without a row is an error."""
     if name not in TABLES:
         raise ValueError(f"no PyTorch names are known for {name!r}; known: {', '.join(TABLES)}")
-    leaves = _shapes(models.config(name, **fields))
-    entries = [e for row in TABLES[name] for e in _expand(row, "", "", leaves)]
+    cfg, table = models.config(name, **fields), TABLES[name]
+    leaves = _shapes(cfg)
+    rows = table(cfg) if callable(table) else table
+    entries = [e for row in rows for e in _expand(row, "", "", leaves)]
     unknown = sorted(leaves.keys() - {e.leaf for e in entries})
     if unknown:
         raise ValueError(
@@ -192,6 +125,9 @@ def _entries(name: str, fields: Mapping[str, Any]) -> list[Entry]:
 
 def _expand(row: Row, ours: str, theirs: str, leaves: Mapping[str, Any]) -> list[Entry]:
     ours, theirs, part = _join(ours, row[0], "/"), _join(theirs, row[1], "."), row[2]
+    if part.startswith(ALIAS):
+        same = _expand((ours, theirs, part.removeprefix(ALIAS)), "", "", leaves)
+        return [e._replace(alias=True) for e in same]
     if "{j}" in theirs:
         count = 0
         while any(leaf.startswith(f"params/{ours.format(j=count)}/") for leaf in leaves):
@@ -244,7 +180,7 @@ def _to_torch(leaf: Any, entry: Entry) -> np.ndarray | None:
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
 
 
-def _strip_prefix(state_dict: Mapping[str, Any], anchor: str) -> dict[str, Any]:
+def without_prefix(state_dict: Mapping[str, Any], anchor: str) -> dict[str, Any]:
     """The tensors without what a wrapper put before every name; `anchor` is the first name."""
     ends = [key for key in state_dict if key == anchor or key.endswith("." + anchor)]
     prefixes = [key.removesuffix(anchor) for key in ends]

@@ -6,7 +6,7 @@ import tyro
 
 from jaxdet import bridge, models
 from jaxdet import run as runs
-from jaxdet.bridge import read, torch_names
+from jaxdet.bridge import infer, read
 from jaxdet.config import Data, Experiment
 
 
@@ -21,7 +21,7 @@ def import_weights(
     out: str,
     channels: int | None = None,
     stem: Literal["zero", "mean", "copy", "strict"] = "zero",
-    image_size: int = 640,
+    image_size: int | None = None,
     window_hu: tuple[float, float] | None = None,
     class_names: tuple[str, ...] = (),
 ) -> None:
@@ -33,12 +33,13 @@ def import_weights(
         out: the RUN folder to make.
         channels: input channels of the RUN; default: those of the weights.
         stem: what new input channels start with.
-        image_size: px of the square that predictions are made on.
-        window_hu: low and high HU, for weights that were trained on windowed CT.
+        image_size: px of the square that predictions are made on; default: the model's own, or 640.
+        window_hu: low and high HU, for weights that were trained on windowed CT; default: the
+            official model's.
         class_names: default: class_0, class_1 and so on.
     """
     state = read.read_state_dict(weights)
-    found, fields = torch_names.infer_fields(state)
+    found, fields = infer.infer_fields(state)
     if found != model:
         raise ValueError(f"{weights} holds {found}, not {model}{_way_out(model, found, weights)}")
     fields["channels"] = channels or fields["channels"]
@@ -46,11 +47,18 @@ def import_weights(
     if len(names) != fields["num_classes"]:
         raise ValueError(f"{weights} has {fields['num_classes']} classes; got {len(names)} names")
     variables = bridge.from_torch(model, state, stem=stem, **fields)
-    data = Data(
-        image_size=image_size, channels=fields["channels"], window_hu=window_hu, classes=names
+    cfg = models.config(model, **fields)
+    # How the official model wants its images, with the phases in its own order, if it is of CT.
+    official = dict(models.official_data(cfg))
+    if window_hu is not None:
+        official["window_hu"] = window_hu
+    side = image_size or getattr(cfg, "image_size", 640)
+    data = Data(image_size=side, channels=fields["channels"], classes=names, **official)
+    phases = official.get("phases", ())
+    facts = (
+        {"phase_order": list(phases), "neighbours": cfg.channels // len(phases)} if phases else {}
     )
-    experiment = Experiment(model=models.config(model, **fields), data=data)
-    run = runs.create(out, experiment, names, imported_from=model)
+    run = runs.create(out, Experiment(model=cfg, data=data), names, imported_from=model, **facts)
     run.save_weights(variables)
     print(f"{out}: {model} with {fields['channels']} channels and {len(names)} classes")
 

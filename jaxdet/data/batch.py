@@ -11,9 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int32, Int64, Shaped
 
 from jaxdet.config import Data
+from jaxdet.data import official, ssd
 from jaxdet.data.mosaic import mosaic_perspective
 from jaxdet.data.transforms import (
     Letterbox,
@@ -61,21 +62,17 @@ def train_sample(
     """Example `index` augmented for `epoch`: image_size x image_size, the same bytes each time.
 
     With `mosaic`, the probabilities of mosaic and mixup are those of the config, their partners
-    drawn from the whole dataset with replacement; without it there is neither. More boxes than
-    `cfg.max_boxes` are an error that names the images: none is ever left out silently.
+    drawn from the whole dataset with replacement; without it there is neither, and pipeline="ssd"
+    has none of the two. More boxes than `cfg.max_boxes` are an error that names the images: none is
+    ever left out silently.
     Departs: the reference draws partners from a buffer of recent images unless all are in memory;
     that would make a sample depend on what was read before it.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, index]))
-    augment = cfg.augment
-    sample, used = _placed(dataset, cfg, index, rng, mosaic)
-    if mosaic and rng.random() < augment.mixup:
-        partner = int(rng.integers(len(dataset)))
-        other, more = _placed(dataset, cfg, partner, rng, mosaic)
-        sample, used = mixup(sample, other, rng), used + more
-    sample = sample._replace(image=random_hsv(sample.image, augment, rng, cfg.maps))
-    sample = flip_ud(sample) if rng.random() < augment.flip_ud else sample
-    sample = flip_lr(sample) if rng.random() < augment.flip_lr else sample
+    if cfg.pipeline == "ssd":
+        sample, used = ssd.train(_read(dataset, cfg, index), cfg, rng), [index]
+    else:
+        sample, used = _joined(dataset, cfg, index, rng, mosaic)
     if len(sample.labels) > cfg.max_boxes:
         names = ", ".join(dataset[i].name for i in used)
         raise ValueError(_too_many(len(sample.labels), cfg.max_boxes, names))
@@ -141,7 +138,7 @@ def train_batches(
 def eval_batches(
     dataset: Dataset, cfg: Data, *, batch_size: int
 ) -> Iterator[tuple[Batch, list[Letterbox]]]:
-    """Every example once and in order, letterboxed, with the place of each in its square.
+    """Every example once and in order, as `model_input` has it, with the place of each there.
 
     The last batch is filled with blank images of index -1; the list has no entry for those. Images
     smaller than `image_size` grow, as the reference's loader makes them before it letterboxes.
@@ -188,11 +185,42 @@ def read_ahead(
 def letterboxed(dataset: Dataset, cfg: Data, index: int) -> tuple[Sample, Letterbox]:
     """Example `index` as evaluation and prediction see it, and where it lies in its square.
 
-    A ValueError names an image of other channels than cfg.channels, or neither uint8 nor float32.
+    A ValueError names an image of other channels than cfg.channels, or neither uint8 nor float32,
+    and those of `model_input`.
     """
-    sample = _read(dataset, cfg, index)
-    image, place = letterbox(sample.image, cfg.image_size, cfg.pad)
-    return Sample(image, place.from_original(sample.boxes_xyxy), sample.labels), place
+    example = _example(dataset, cfg, index)
+    image, place = model_input(example.image, cfg, example.name)
+    boxes = place.from_original(example.boxes_xyxy)
+    return Sample(image, boxes, example.labels.astype(np.int32)), place
+
+
+def model_input(
+    image: Shaped[np.ndarray, "H W C"], cfg: Data, name: str, multiple: int | None = None
+) -> tuple[Shaped[np.ndarray, "S T C"], Letterbox]:
+    """A whole image as it enters the model when nothing is augmented, and where it lies there.
+
+    What a RUN is evaluated on is so what it predicts on. `multiple` as of `letterbox`. Of
+    cfg.input="official" it is the square of `official.evaluate`: ValueError, with `name`, for an
+    image that is no square.
+    """
+    if cfg.input == "official":
+        return official.evaluate(image, cfg, name)
+    return letterbox(image, cfg.image_size, cfg.pad, multiple=multiple)
+
+
+def _joined(
+    dataset: Dataset, cfg: Data, index: int, rng: np.random.Generator, mosaic: bool
+) -> tuple[Sample, list[int]]:
+    """A sample of pipeline="yolo", and which examples are in it."""
+    augment = cfg.augment
+    sample, used = _placed(dataset, cfg, index, rng, mosaic)
+    if mosaic and rng.random() < augment.mixup:
+        partner = int(rng.integers(len(dataset)))
+        other, more = _placed(dataset, cfg, partner, rng, mosaic)
+        sample, used = mixup(sample, other, rng), used + more
+    sample = sample._replace(image=random_hsv(sample.image, augment, rng, cfg.maps))
+    sample = flip_ud(sample) if rng.random() < augment.flip_ud else sample
+    return (flip_lr(sample) if rng.random() < augment.flip_lr else sample), used
 
 
 def _placed(
@@ -211,6 +239,14 @@ def _placed(
 
 
 def _read(dataset: Dataset, cfg: Data, index: int) -> Sample:
+    example = _example(dataset, cfg, index)
+    if cfg.input == "official":  # found before training, not at the first evaluation
+        official.check_square(example.image, example.name)
+    boxes, labels = example.boxes_xyxy.astype(np.float32), example.labels.astype(np.int32)
+    return Sample(example.image, boxes, labels)
+
+
+def _example(dataset: Dataset, cfg: Data, index: int) -> Example:
     try:
         example = dataset[index]
     except Exception as error:
@@ -227,7 +263,7 @@ def _read(dataset: Dataset, cfg: Data, index: int) -> Sample:
             f"{example.name}: wanted uint8, or float32 in [0, 1]; the image is {image.dtype}. "
             "Set data.window_hu = (low, high) to bring its values to [0, 1]"
         )
-    return Sample(image, example.boxes_xyxy.astype(np.float32), example.labels.astype(np.int32))
+    return example
 
 
 def _too_many(count: int, max_boxes: int, names: str) -> str:

@@ -18,6 +18,7 @@ class Entry(NamedTuple):
     fields: dict[str, Any]
 
 
+_PLAIN = {"attention_trunk": "none", "attention_heads": "none", "align": "none"}
 DETECTORS: dict[str, Entry] = {
     "yolov8n": Entry("yolov8", {"size": "n"}),
     "yolov8s": Entry("yolov8", {"size": "s"}),
@@ -25,6 +26,9 @@ DETECTORS: dict[str, Entry] = {
     "yolov8l": Entry("yolov8", {"size": "l"}),
     "yolov8x": Entry("yolov8", {"size": "x"}),
     "pca_yolo": Entry("pca_yolo", {}),
+    "ssd": Entry("gssd", {"groups": 1, "fuse": "none", **_PLAIN}),
+    "gssd": Entry("gssd", _PLAIN),
+    "gssd_pp": Entry("gssd", {}),
 }
 SCORERS = ("siamese",)  # families that a RUN may hold, but no detectors
 
@@ -100,6 +104,17 @@ def family(name: str) -> Any:
             f"no model family is called {name!r}; there are {', '.join(sorted(families))}"
         )
     return importlib.import_module(f"jaxdet.models.{name}")
+
+
+def official_data(cfg: Any) -> dict[str, Any]:
+    """Fields of config.Data that the official weights of this Config's family were trained with.
+
+    {} where they want plain images. A file whose weights do not has OFFICIAL_DATA; it is for as
+    many phases as it names.
+    """
+    fields = getattr(_file(cfg), "OFFICIAL_DATA", {})
+    fits = len(fields.get("phases", ())) == getattr(cfg, "phases", 0)
+    return fields if fits else {}
 
 
 def skips_empty_images(cfg: Any) -> bool:

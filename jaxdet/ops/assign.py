@@ -18,6 +18,42 @@ class Assignment(NamedTuple):
     score: Float[Array, "A"]  # the soft label of the truth's class, in [0, 1]
 
 
+class Match(NamedTuple):
+    """What every prior is told; `truth` is the one it overlaps most, also for background."""
+
+    truth: Int[Array, "A"]  # row of the truth
+    label: Int[Array, "A"]  # 0 background, k + 1 class k
+
+
+def max_iou(
+    priors_xyxy: Float[Array, "A 4"],
+    truths_xyxy: Float[Array, "M 4"],
+    labels: Int[Array, "M"],
+    *,
+    threshold: float = 0.5,
+) -> Match:
+    """Each prior takes the truth it overlaps most; one image (Liu 2016, arXiv:1512.02325, 2.2).
+
+    An IoU below `threshold` is background, but every truth has the prior that fits it best, however
+    badly; where two truths want the same, the last one has it. Both boxes in one unit; labels of -1
+    are padding: they take nothing and want nothing. Without a truth all is background of truth 0.
+    Ties go to the first truth and to the first prior: so a truth without area has prior 0.
+    """
+    count = len(priors_xyxy)
+    if len(labels) == 0:
+        return Match(jnp.zeros(count, jnp.int32), jnp.zeros(count, jnp.int32))
+    labels = jnp.asarray(labels)
+    real = labels >= 0
+    close = jnp.where(real[:, None], overlap.iou(truths_xyxy, priors_xyxy), -1.0)
+    # A row behind the last is dropped; the largest number of equals is the last truth.
+    favourite = jnp.where(real, jnp.argmax(close, axis=1), count)
+    order = jnp.arange(len(labels), dtype=jnp.int32)
+    forced = jnp.full(count, -1, jnp.int32).at[favourite].max(order, mode="drop")
+    truth = jnp.where(forced >= 0, forced, jnp.argmax(close, axis=0).astype(jnp.int32))
+    found = (forced >= 0) | (close.max(axis=0) >= threshold)
+    return Match(truth, jnp.where(found, labels[truth] + 1, 0).astype(jnp.int32))
+
+
 def task_aligned(
     boxes_xyxy: Float[Array, "A 4"],
     probs: Float[Array, "A K"],

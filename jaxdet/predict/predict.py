@@ -10,9 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdet import models
+from jaxdet.data.batch import model_input
 from jaxdet.data.patches import check_square
 from jaxdet.data.slices import Missing
-from jaxdet.data.transforms import Letterbox, letterbox
+from jaxdet.data.transforms import Letterbox
 from jaxdet.predict import inputs, write
 from jaxdet.predict.inputs import Slice
 from jaxdet.run import Run
@@ -70,7 +71,7 @@ def detect(
     square = models.wants_squares(run.experiment.model)
 
     def place(piece: Slice) -> tuple[Slice, np.ndarray, Letterbox]:
-        image, where = letterbox(piece.image, data.image_size, data.pad, multiple=multiple)
+        image, where = model_input(piece.image, data, piece.name, multiple)
         if square:
             check_square(where, piece.name)
         return piece, image, where

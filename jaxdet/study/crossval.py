@@ -179,14 +179,9 @@ def _holds_something(path: pathlib.Path) -> bool:
 def _refuse_changed_fold(
     folder: pathlib.Path, experiment: Experiment, plan: dict[str, Any]
 ) -> None:
-    if not (folder / "run.json").exists():
-        if (folder / "checkpoints").exists():  # training would go on with them, whose they may be
-            raise ValueError(
-                f"{folder} holds checkpoints and no run.json that says what they are. Remove it to"
-                " train this fold anew"
-            )
+    run = kept.run_in(folder)
+    if run is None:
         return
-    run = kept.fold_run(folder)
     _check_same(run, experiment)
     if run.digests.get("folds_digest") != plan["digest"]:
         raise ValueError(

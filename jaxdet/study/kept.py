@@ -55,6 +55,18 @@ def fold_run(folder: pathlib.Path) -> runs.Run:
     return runs.open_run(folder)
 
 
+def run_in(folder: pathlib.Path) -> runs.Run | None:
+    """The RUN in a folder; None if there is none. ValueError for checkpoints that nobody names."""
+    if (folder / "run.json").exists():
+        return fold_run(folder)
+    if (folder / "checkpoints").exists():  # training would go on with them, whose they may be
+        raise ValueError(
+            f"{folder} holds checkpoints and no run.json that says what they are. Remove it to"
+            " train it anew"
+        )
+    return None
+
+
 def under_overlaps(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """AP at IoU and IoBB 0.3, 0.5 and 0.7 under the fold's own protocol."""
     own = {row["protocol"]: row for row in summary["protocols"]}[summary["protocol"]]

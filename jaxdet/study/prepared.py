@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxdet.config import Data
 from jaxdet.data import builders
 from jaxdet.data.builders import store
 from jaxdet.study import asked as asking
@@ -26,21 +27,21 @@ def check(study: Study) -> None:
         store.find(study.data.path, study.data.builder)
         return
     for free_slices in (0, study.scale.free_slices):  # the second is read after hours
-        _is_there(study, free_slices, 0)
+        is_there(study.data, free_slices, 0)
     if asking.has_start(study):
-        _is_there(study, 0, asking.START_SEED)
+        is_there(study.data, 0, asking.START_SEED)
 
 
-def make(study: Study, free_slices: int, say: Say, seed: int = 0) -> str:
-    """The name of the study's phantom, with so many slices without a tumour; made if not there.
+def make(data: Data, free_slices: int, say: Say, seed: int = 0) -> str:
+    """The name of the phantom that is read, with so many slices without a tumour; made if need be.
 
     A set that is no phantom is left as it is. ValueError for another phantom under that name.
     """
-    builder = study.data.builder
+    builder = data.builder
     if not asking.is_phantom(builder):
         return builder
     there, (name, options) = (
-        _is_there(study, free_slices, seed),
+        is_there(data, free_slices, seed),
         _recipe(builder, free_slices, seed),
     )
     wanted = builders.BUILDERS[name].plan(options).name
@@ -48,8 +49,8 @@ def make(study: Study, free_slices: int, say: Say, seed: int = 0) -> str:
     if there:
         return wanted
     if parallel.process()[0] == 0:
-        say(f"making {wanted} in {study.data.path}")
-        builders.make(name, study.data.path, options)
+        say(f"making {wanted} in {data.path}")
+        builders.make(name, data.path, options)
     parallel.wait(f"{wanted} is made")
     return wanted
 
@@ -58,18 +59,18 @@ def lesion_free(study: Study, say: Say) -> str:
     """The name of the prepared set that has slices without a tumour of the same patients too."""
     free, builder = study.scale.free_slices, study.data.builder
     if asking.is_phantom(builder):
-        return make(study, free, say)
+        return make(study.data, free, say)
     name = f"{builder}_free{free}"
     return name if (pathlib.Path(study.data.path) / name).is_dir() else builder
 
 
-def _is_there(study: Study, free_slices: int, seed: int) -> bool:
+def is_there(data: Data, free_slices: int, seed: int) -> bool:
     """Whether the phantom lies ready; ValueError where another one does under its name."""
-    name, options = _recipe(study.data.builder, free_slices, seed)
+    name, options = _recipe(data.builder, free_slices, seed)
     plan = builders.BUILDERS[name].plan(options)
-    if not (pathlib.Path(study.data.path) / plan.name / store.VERSION).is_dir():
+    if not (pathlib.Path(data.path) / plan.name / store.VERSION).is_dir():
         return False
-    found = store.find(study.data.path, plan.name)
+    found = store.find(data.path, plan.name)
     has, wanted = _drawn(found.metadata), json.loads(json.dumps(_drawn(plan.metadata)))
     other = [key for key in wanted if has.get(key) != wanted[key]]
     if other:

@@ -13,7 +13,6 @@ A folder may hold several tables of one scale; what they share is trained once. 
 same call with resume goes on.
 """
 
-import contextlib
 import os
 import pathlib
 import time
@@ -24,14 +23,12 @@ from jaxdet import run as runs
 from jaxdet.data import manifest
 from jaxdet.data.builders import store
 from jaxdet.study import asked as asking
-from jaxdet.study import crossval, illustrate, kept, lesion_free, papers, prepared, siamese
+from jaxdet.study import begun, crossval, illustrate, kept, lesion_free, papers, prepared, siamese
 from jaxdet.study.asked import Asked, Study
 from jaxdet.study.papers import Printed, Row, Scores
-from jaxdet.train import engine, loop, parallel
+from jaxdet.train import engine, loop
 
-FORMAT = 1
 METRICS = ("ap50", "precision", "recall")  # of Tables 1 and 2
-BEFORE_TRAINING = (".lock", "reproduce.json", "reproduce.json.part", "folds.json", "sets")
 TESTS = ("paired_t", "paired_t_greater", "corrected_t")  # of AP50, the paper's row against another
 
 Say = Callable[[str], None]
@@ -57,16 +54,16 @@ def reproduce(
     """
     if not str(out):
         raise ValueError("reproduce wants a folder; got --out ''")
-    path, begun = pathlib.Path(out), time.monotonic()
+    path, began = pathlib.Path(out), time.monotonic()
     papers.rows(asked.table, asked.rows)  # refuses names that are none
     study = asking.study(asked, path)
     flags = asking.flags(asked, study)
     prepared.check(study)
-    _refuse_changes(path, flags, resume)
-    with _alone_in(path), engine.ended_by_sigterm():
-        _refuse_changes(path, flags, resume)  # another may have begun it since
-        _by_first(path / "reproduce.json", {"format": FORMAT, **flags})
-        prepared.make(study, 0, say)
+    begun.refuse_changes(path, flags, resume, asking.MOVABLE)
+    with begun.alone_in(path), engine.ended_by_sigterm():
+        begun.refuse_changes(path, flags, resume, asking.MOVABLE)  # another may have begun it since
+        begun.by_first(path / "reproduce.json", {"format": begun.FORMAT, **flags})
+        prepared.make(study.data, 0, say)
         plan = _plan(study, path)
         rows = _with_those_before(asked, study, path, plan)
         if isinstance(rows[0], Scores):
@@ -75,7 +72,7 @@ def reproduce(
             told = _detectors(study, rows, path, plan, say)
         told["figures"] = illustrate.draw(study, asked.table, rows, path, say)
         result = {
-            "format": FORMAT,
+            "format": begun.FORMAT,
             "table": asked.table,
             "scale": asked.scale,
             "flags": flags,
@@ -86,9 +83,9 @@ def reproduce(
             "versions": runs.versions(),
             "device": runs.device_name(),
             **told,
-            "minutes": (time.monotonic() - begun) / 60,
+            "minutes": (time.monotonic() - began) / 60,
         }
-        _by_first(path / f"{asked.table}.json", result)
+        begun.by_first(path / f"{asked.table}.json", result)
     return result
 
 
@@ -105,7 +102,9 @@ def _with_those_before(
         return papers.rows(asked.table, asked.rows)
     before = kept.read(file, "Remove that file, and --resume makes it again", _told)
     flags, digest, names = _told(before)
-    ours = digest == plan["digest"] and not _changes(flags, asking.flags(asked, study))
+    ours = digest == plan["digest"] and not begun.changes(
+        flags, asking.flags(asked, study), asking.MOVABLE
+    )
     there = [
         row.name
         for row in papers.rows(asked.table)
@@ -164,7 +163,7 @@ def _start(study: Study, classes: int, path: pathlib.Path, say: Say) -> None:
     folder = path / asking.START
     if (folder / "metrics" / "val.json").exists():  # written last
         return
-    prepared.make(study, 0, say, asking.START_SEED)
+    prepared.make(study.data, 0, say, asking.START_SEED)
     say(f"the common start: training into {folder}")
     loop.train(asking.start(study, classes), folder, resume=True)
 
@@ -173,12 +172,12 @@ def _plan(study: Study, path: pathlib.Path) -> dict[str, Any]:
     """Who is tested in which fold; ValueError where the data are no longer those of before."""
     plan = manifest.manifest(study.data)
     crossval.refuse_empty_val(plan)
-    if _begun(path) and (path / "folds.json").exists():
+    if begun.begun(path) and (path / "folds.json").exists():
         changed = manifest.differences(kept.plan(path), plan)
         if changed:
             rows = "\n".join(f"  {what}" for what in changed)
             raise ValueError(f"{path} has other folds than its data give now:\n{rows}")
-    _by_first(path / "folds.json", plan)
+    begun.by_first(path / "folds.json", plan)
     return plan
 
 
@@ -266,53 +265,6 @@ def _scores_row(
         "paper": {"accuracy": _printed(row.accuracy)},
         **siamese.summarise(_siamese(study, row.parts, path, plan, say)),
     }
-
-
-def _refuse_changes(path: pathlib.Path, flags: dict[str, Any], resume: bool) -> None:
-    """What is there already was made by the same call, but for the table and its rows."""
-    if not _begun(path):
-        return
-    ours = path / "reproduce.json"
-    if not ours.is_file():
-        raise ValueError(
-            f"{path} is there and was not made by `jaxdet reproduce`: it has no reproduce.json."
-            " Choose another --out"
-        )
-    if not resume:
-        raise ValueError(
-            f"{path} holds a reproduction already: add --resume to go on or to add another table,"
-            " or choose another --out"
-        )
-    before = kept.read(ours, "Choose another --out, or remove that folder")
-    changed = _changes(before, {"format": FORMAT, **flags})
-    if changed:
-        raise ValueError(f"{path} was made with other flags or recipes:\n" + "\n".join(changed))
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line for every flag that decides a number and was another before."""
-    return [
-        f"  {name}: was {before.get(name)!r}, now {now[name]!r}"
-        for name in now
-        if name not in asking.MOVABLE and before.get(name) != now[name]
-    ]
-
-
-def _begun(path: pathlib.Path) -> bool:
-    """Whether something was trained there, or the folder is somebody else's."""
-    if not path.is_dir():
-        return path.exists()
-    return any(file.name not in BEFORE_TRAINING for file in path.iterdir())
-
-
-def _by_first(file: pathlib.Path, content: dict[str, Any]) -> None:
-    if parallel.process()[0] == 0:
-        runs.write_json(file, content)
-    parallel.wait(f"{file.name} is written")
-
-
-def _alone_in(path: pathlib.Path) -> contextlib.AbstractContextManager:
-    return runs.locked(path) if parallel.process()[0] == 0 else contextlib.nullcontext()
 
 
 def _titled(say: Say, title: str) -> Say:

@@ -78,14 +78,9 @@ def summarise(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _done(place: pathlib.Path, one: Experiment, plan: dict[str, Any]) -> dict[str, Any] | None:
     """A fold's scores by its best weights, if it has any; ValueError for a RUN of another study."""
-    if not (place / "run.json").exists():
-        if (place / "checkpoints").exists():  # training would go on with them, whose they may be
-            raise ValueError(
-                f"{place} holds checkpoints and no run.json that says what they are. Remove it to"
-                " train this fold anew"
-            )
+    run = kept.run_in(place)
+    if run is None:
         return None
-    run = kept.fold_run(place)
     runs.check_same(run, one, free=runs.MOVABLE)
     if run.digests.get("folds_digest") != plan["digest"]:
         raise ValueError(

@@ -88,7 +88,7 @@ def check(
     is the RUN, if it is known: a first stage that was taken over is there and needs no source.
     """
     model, names = experiment.model, data["train"].class_names
-    _check_channels(experiment)
+    _check_images(experiment)
     if model.num_classes != len(names):
         raise ValueError(
             f"model.num_classes is {model.num_classes} but the data has {len(names)} classes: "
@@ -109,8 +109,14 @@ def check(
             unseen.check_start(start, data[split])
 
 
-def _check_channels(experiment: Experiment) -> None:
+def _check_images(experiment: Experiment) -> None:
     model, given = experiment.model, experiment.data.channels
+    side = getattr(model, "image_size", experiment.data.image_size)
+    if side != experiment.data.image_size:
+        raise ValueError(
+            f"data.image_size is {experiment.data.image_size}, but this model's priors are for "
+            f"{side} px: set data.image_size or model.image_size to the other"
+        )
     if given == models.raw_channels(model):
         return
     if models.has_stages(model):
@@ -128,7 +134,7 @@ def _check_channels(experiment: Experiment) -> None:
 def _check_crowding(experiment: Experiment, dataset: Dataset) -> None:
     """A mosaic of the most crowded image with itself must fit: found now, not in mid-run."""
     augment, most = experiment.data.augment, experiment.data.max_boxes
-    if experiment.train.epochs <= augment.close_mosaic:
+    if experiment.train.epochs <= augment.close_mosaic or experiment.data.pipeline == "ssd":
         return
     joined = (4 if augment.mosaic > 0 else 1) * (2 if augment.mixup > 0 else 1)
     counts = [int((~record.crowd).sum()) for record in dataset.records]  # crowds are not taught

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdet import bridge, models
-from jaxdet.bridge.torch_names import fit_stem, infer_fields
+from jaxdet.bridge.infer import infer_fields
+from jaxdet.bridge.torch_names import fit_stem
 
 
 @functools.cache

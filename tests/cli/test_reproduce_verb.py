@@ -6,8 +6,8 @@ import json
 import pytest
 
 from jaxdet.cli.main import main
+from jaxdet.study import multiphase, papers_gssd, scales, scales_gssd
 from jaxdet.study import reproduce as study
-from jaxdet.study import scales
 
 
 def fails(capsys, *argv):
@@ -70,9 +70,51 @@ def test_without_a_table_the_scales_are_told(capsys):
     told = capsys.readouterr().out
     assert ended.value.code == 0
     assert "usage: jaxdet reproduce pca-table1|pca-table2|pca-table3" in told
-    for what, *words in scales.table()[1:]:
-        (line,) = [line for line in told.splitlines() if line.startswith(what + "  ")]
-        assert [word for word in words if word not in line] == []
+    assert "|gssd-table1|gssd-table2|gssd-table3|gssd-tableS1|gssd-tableS2|gssd-fig5" in told
+    for table in (scales.table(), scales_gssd.table()):
+        for what, *words in table[1:]:
+            (line,) = [line for line in told.splitlines() if line.startswith(what + "  ")]
+            assert [word for word in words if word not in line] == []
+
+
+def test_a_table_of_gssd_goes_to_its_own_study(capsys, tmp_path, monkeypatch):
+    seen = {}
+    trained = {"mean": dict.fromkeys(papers_gssd.EIGHT, 0.5)}
+    trained["sd"] = dict.fromkeys(papers_gssd.EIGHT)
+    split = {"patients": 3, "images": 9, "boxes": 9}
+    rows = [
+        {"title": row.title, "paper": row.paper, "state": "not built"}
+        for row in papers_gssd.TABLE1[:2]
+    ]
+    rows[0] |= {"state": "trained", "seeds": [{}], "best": trained, "latest": trained}
+
+    def reproduce(asked, out, *, resume, say):
+        seen.update(dataclasses.asdict(asked), out=out, resume=resume)
+        return {
+            **{"table": "gssd-table1", "scale": "tiny", "protocol": "l0sg", "ddof": 1},
+            "set": {
+                "builder": "b/c",
+                "digest": "0123",
+                "train": split,
+                "val": split,
+                "test": split,
+            },
+            "flags": {"width": 0.25, "seed": 3},
+            "metrics": list(papers_gssd.EIGHT),
+            **{"registrations": {}, "rows": rows, "figures": [{"file": "a.png"}]},
+        }
+
+    monkeypatch.setattr(multiphase, "reproduce", reproduce)
+    flags = "--seed 3 --seeds 2 --epochs 4 --path sets --builder b/c --rows gssd gssd_pp --resume"
+    main(["reproduce", "gssd-table1", "--out", str(tmp_path), *flags.split()])
+    assert seen == {
+        **{"table": "gssd-table1", "scale": "tiny", "seed": 3, "seeds": 2, "epochs": 4},
+        **{"path": "sets", "builder": "b/c", "rows": ("gssd", "gssd_pp")},
+        **{"out": str(tmp_path), "resume": True},
+    }
+    told = capsys.readouterr().out
+    assert "SSD" in told and "55.26" in told and "50.00" in told and "not built" in told
+    assert "+-" not in told.split("IoBB50", 1)[1] and "  a.png" in told
 
 
 @pytest.mark.parametrize(
@@ -85,6 +127,12 @@ def test_without_a_table_the_scales_are_told(capsys):
         (["pca-table2", "--seed", "-1"], "wants 0 or more; got -1"),
         (["pca-table2", "--builder", "sltd/coco"], "there is no prepared set 'sltd/coco'"),
         (["pca-table2", "--scale", "huge"], "invalid choice 'huge'"),
+        (["pca-table2", "--seeds", "3"], "--seeds says nothing to pca-table2: leave it out"),
+        (["gssd-table1", "--folds", "3"], "--folds says nothing to gssd-table1: leave it out"),
+        (["gssd-table1", "--siamese-epochs", "3"], "--siamese-epochs says nothing to gssd-table1"),
+        (["gssd-table3", "--rows", "gssd"], "gssd-table3 has no row 'gssd'; it has gssd_pp"),
+        (["gssd-table1", "--epochs", "0"], "Train.epochs wants 1 or more; got 0"),
+        (["gssd-fig5", "--builder", "sltd/coco"], "there is no prepared set 'sltd/coco'"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(capsys, tmp_path, flags, message):

@@ -7,8 +7,10 @@ import pytest
 
 from jaxdet.config import Data
 from jaxdet.data import batch as b
-from jaxdet.data.transforms import letterbox
-from jaxdet.types import Batch, Example
+from jaxdet.data import official, sources
+from jaxdet.data.builders import store
+from jaxdet.data.transforms import letterbox, to_unit
+from jaxdet.types import PHASES, Batch, CtSlice, Example
 
 CFG = Data(image_size=48, channels=4, max_boxes=12, pad=(0.1, 0.2, 0.3, 0.4))
 SEVERAL = {"seed": 3, "batch_size": 4, "epochs": 2}
@@ -237,3 +239,139 @@ def test_evaluation_sees_every_example_once_and_in_order():
 
 def test_evaluation_of_nothing_is_no_batch():
     assert list(b.eval_batches(Images(0), CFG, batch_size=2)) == []
+
+
+SSD = dataclasses.replace(CFG, pipeline="ssd")
+OFFICIAL = dataclasses.replace(SSD, input="official")
+
+
+@pytest.mark.parametrize("cfg", [SSD, OFFICIAL])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_an_ssd_sample_is_a_pure_function(cfg, dtype):
+    data, key = Images(9, dtype=dtype, shape=(50, 50)), {"seed": 1, "epoch": 2, "index": 3}
+    first = b.train_sample(data, cfg, **key, mosaic=True)
+    assert first.image.shape == (48, 48, 4) and first.image.dtype == np.float32
+    assert first.image.min() >= 0 and first.image.max() <= 1 and len(first.labels) >= 1
+    assert same(first, b.train_sample(data, cfg, **key, mosaic=False))  # it has none
+    for name in key:
+        other = b.train_sample(data, cfg, **{**key, name: key[name] + 1}, mosaic=True)
+        assert not np.array_equal(first.image, other.image)
+
+
+@pytest.mark.parametrize("cfg", [SSD, OFFICIAL])
+def test_ssd_batches_hang_on_no_thread_and_no_restart(cfg):
+    data = Images(6, shape=(50, 50))
+    want = list(b.train_batches(data, cfg, **SEVERAL))
+    assert len(want) == 4 and all(batch.images.shape == (4, 48, 48, 4) for batch in want)
+    more = dataclasses.replace(cfg, threads=4)
+    assert all(map(same, b.train_batches(data, more, **SEVERAL, start_step=1), want[1:]))
+
+
+def test_settings_of_the_ssd_pipeline_leave_the_other_alone():
+    ssd = dataclasses.replace(CFG.ssd, photometric="none", crop="iou", expand=3.0, jitter=0.2)
+    other = dataclasses.replace(CFG, ssd=ssd, official_mean=0.5, official_filter="nearest")
+    for index in range(4):
+        key = {"seed": 0, "epoch": 1, "index": index, "mosaic": True}
+        one, two = (b.train_sample(Images(5), cfg, **key) for cfg in (CFG, other))
+        assert same(one, two)
+
+
+def test_clean_evaluation_is_the_letterbox_for_both_pipelines():
+    for one, two in zip(
+        b.eval_batches(Images(3), CFG, batch_size=2),
+        b.eval_batches(Images(3), SSD, batch_size=2),
+        strict=True,
+    ):
+        assert same(one[0], two[0]) and one[1] == two[1]
+
+
+def test_training_without_augmentation_sees_what_evaluation_sees():
+    off = dataclasses.replace(SSD.ssd, photometric="none", expand=1.0, crop="none", mirror=0.0)
+    cfg = dataclasses.replace(SSD, ssd=off)
+    for dtype in (np.uint8, np.float32):
+        data = Images(3, dtype=dtype, shape=(80, 80))
+        taught = b.train_sample(data, cfg, seed=0, epoch=0, index=1, mosaic=False)
+        seen, _ = b.letterboxed(data, cfg, 1)
+        np.testing.assert_array_equal(taught.image, to_unit(seen.image))
+        np.testing.assert_allclose(taught.boxes_xyxy, seen.boxes_xyxy, rtol=1e-6)
+
+
+def test_official_evaluation_and_prediction_see_the_same():
+    data = Images(3, shape=(50, 50))
+    (batch, places), _ = b.eval_batches(data, OFFICIAL, batch_size=2)
+    for k, place in enumerate(places):
+        example = data[int(batch.index[k])]
+        want, where = official.evaluate(example.image, OFFICIAL, "one")
+        np.testing.assert_array_equal(batch.images[k], want)
+        seen, alone = b.model_input(example.image, OFFICIAL, "one", multiple=32)
+        np.testing.assert_array_equal(seen, want)
+        assert alone == where == place
+        back = place.to_original(batch.boxes_xyxy[k][batch.labels[k] >= 0])
+        np.testing.assert_allclose(back, example.boxes_xyxy, atol=1e-3)
+
+
+def test_prediction_may_see_a_rectangle_where_the_input_is_clean():
+    image = Images(1, shape=(30, 48))[0].image
+    seen, _ = b.model_input(image, SSD, "one", multiple=32)
+    np.testing.assert_array_equal(seen, letterbox(image, 48, CFG.pad, multiple=32)[0])
+
+
+def test_the_official_input_refuses_oblong_images_by_name():
+    data = Images(3, shape=(50, 52))
+    message = r"scan1\.png: .*square ones only; this one is 50 x 52"
+    with pytest.raises(ValueError, match=message):
+        b.train_sample(data, OFFICIAL, seed=0, epoch=0, index=1, mosaic=False)
+    with pytest.raises(ValueError, match=message):
+        b.letterboxed(data, OFFICIAL, 1)
+
+
+def four_phases(patient):
+    levels = np.repeat(np.arange(4) * 100, 3) + np.tile(np.arange(3), 4)  # of phase and slice
+    noise = np.random.default_rng(patient).integers(0, 50, (64, 64, 1))
+    return CtSlice(
+        hu=(levels + noise - 100).astype(np.int16),
+        boxes_xyxy=np.float32([[20, 24, 40, 50]]),
+        labels=np.zeros(1, np.int32),
+        diameters_mm=np.full(1, 7, np.float32),
+        lesions=None,
+        livers=None,
+        displacement_mm=None,
+        spacing_mm=(1.0, 1.0, 2.0),
+        phases=PHASES,
+        annotated="portal",
+        touching=0,
+        patient=f"HCC_{patient}",
+        name=f"patient {patient}",
+        z=4,
+    )
+
+
+@pytest.mark.parametrize("input", ["clean", "official"])
+def test_twelve_channels_of_a_prepared_set_in_any_order_of_phases(tmp_path, input):
+    slices = [("train", four_phases(patient)) for patient in range(3)]
+    store.write(tmp_path, "four/tiny", slices, {"class_names": ["tumour"]})
+    cfg = Data(
+        source="tfds",
+        path=str(tmp_path),
+        builder="four/tiny",
+        channels=12,
+        window_hu=(-100, 300),
+        image_size=32,
+        pipeline="ssd",
+        input=input,
+    )
+
+    def taught(*phases):
+        data = sources.load(dataclasses.replace(cfg, phases=phases), "train")
+        return next(b.train_batches(data, cfg, batch_size=3, epochs=1, seed=0)).images
+
+    stored = taught()
+    permuted = taught("arterial", "delayed", "portal", "precontrast")
+    order = [3, 4, 5, 9, 10, 11, 6, 7, 8, 0, 1, 2]
+    np.testing.assert_array_equal(permuted, stored[..., order])
+    portal = taught(*("portal",) * 4)
+    assert portal.shape == (3, 32, 32, 12)
+    for phase in range(1, 4):
+        np.testing.assert_array_equal(portal[..., :3], portal[..., 3 * phase : 3 * phase + 3])
+    if input == "clean":
+        np.testing.assert_array_equal(portal[..., :3], stored[..., 6:9])

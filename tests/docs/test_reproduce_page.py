@@ -7,15 +7,23 @@ import typing
 import pytest
 
 from jaxdet.study import asked as asking
-from jaxdet.study import papers, scales
+from jaxdet.study import asked_gssd, papers, papers_gssd, scales, scales_gssd
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/reproduce.md"
 FIELD = re.compile(r"^\| [^|]+ \| `([\w.]+)` \| `([^`]*)` \| ([^|]*)\|$", re.MULTILINE)
 
 
+GSSD = "# GSSD++"  # the title of the second paper's part
+
+
 @pytest.fixture(scope="module")
 def page():
-    return PAGE.read_text()
+    return PAGE.read_text().split(f"\n{GSSD}\n")[0]
+
+
+@pytest.fixture(scope="module")
+def gssd_page():
+    return PAGE.read_text().split(f"\n{GSSD}\n")[1]
 
 
 def paper_row():
@@ -24,10 +32,16 @@ def paper_row():
     return asking.detector(study, papers.PCA, 1)
 
 
-def test_the_scale_table_is_that_of_the_code(page):
-    head, *rows = scales.table()
-    wanted = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 4, *rows)]
-    assert "\n".join(wanted) in page
+def gssd_row():
+    """The experiment of GSSD++'s own row at the paper's scale."""
+    study = asked_gssd.study(asked_gssd.Asked("gssd-table1", "paper"), pathlib.Path("out"))
+    return asked_gssd.experiment(study, papers_gssd.GSSD_PP, 0, classes=1)
+
+
+def test_the_scale_tables_are_those_of_the_code(page, gssd_page):
+    for head, *rows, told in ((*scales.table(), page), (*scales_gssd.table(), gssd_page)):
+        wanted = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 4, *rows)]
+        assert "\n".join(wanted) in told
 
 
 def test_every_open_question_is_a_field_with_that_default(page):
@@ -56,9 +70,29 @@ def test_the_words_that_a_question_has_are_all_told(page):
     assert asked >= 10
 
 
-def test_the_commands_of_the_page_are_there(page):
-    for table in re.findall(r"jaxdet reproduce (\S+) --", page):
-        assert table in papers.TABLES
+def test_the_open_questions_of_gssd_are_fields_with_all_their_words(gssd_page):
+    found, experiment = FIELD.findall(gssd_page), gssd_row()
+    assert len(found) == 16
+    for path, default, other in found:
+        *groups, name = path.split(".")
+        part = experiment
+        for group in groups:
+            part = getattr(part, group)
+        assert str(getattr(part, name)) == default, path
+        hint = typing.get_type_hints(type(part))[name]
+        words = {str(word) for word in typing.get_args(hint)}
+        told = {default, *re.findall(r"`([^`]+)`", other), *re.findall(r"\b\d+\b", other)}
+        if words:
+            assert told >= words and {word for word in told if not word.isdigit()} <= words, path
+
+
+def test_the_commands_of_the_page_are_there():
+    page = PAGE.read_text()
+    tables = {table: papers.rows for table in papers.TABLES}
+    tables |= {table: papers_gssd.rows for table in papers_gssd.TABLES}
+    for table, flags in re.findall(r"jaxdet reproduce (\S+) (--.*)", page):
+        named = re.search(r"--rows ((?:\w+ ?)+)", flags)
+        assert tables[table](table, tuple(named[1].split()) if named else ())
     for path in re.findall(r"\]\((\.\.?/?[^)]*|\w+\.md)\)", page):
         assert (PAGE.parent / path).is_file()
     for config in re.findall(r"configs/\w+\.py", page):

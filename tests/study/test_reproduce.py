@@ -365,7 +365,7 @@ def test_a_phantom_that_is_not_there_is_made(sets, tmp_path, monkeypatch):
 
     monkeypatch.setattr(prepared.builders, "make", make)
     one = asking.study(Asked("pca-table2"), tmp_path)
-    assert prepared.make(one, 0, made.append) == "phantom_demo/tiny"
+    assert prepared.make(one.data, 0, made.append) == "phantom_demo/tiny"
     assert made == [
         f"making phantom_demo/tiny in {tmp_path}/sets",
         ("phantom_demo", f"{tmp_path}/sets", "tiny", 0),
@@ -375,9 +375,9 @@ def test_a_phantom_that_is_not_there_is_made(sets, tmp_path, monkeypatch):
     assert made[1] == ("phantom_demo", f"{tmp_path}/sets", "tiny", 1)
     made.clear()
     there = asking.study(asked(sets), tmp_path)
-    assert prepared.make(there, 0, made.append) == "phantom_demo/tiny"
+    assert prepared.make(there.data, 0, made.append) == "phantom_demo/tiny"
     mine = asking.study(asked(sets, builder="sltd/coco"), tmp_path)
-    assert prepared.make(mine, 0, made.append) == "sltd/coco"
+    assert prepared.make(mine.data, 0, made.append) == "sltd/coco"
     assert prepared.lesion_free(mine, made.append) == "sltd/coco" and made == []
 
 

@@ -54,7 +54,14 @@ def test_steps_fall_at_the_start_of_the_step_they_are_named_for():
     at = (0, 29_999, 30_000, 49_999, 50_000, 59_999)
     found = [float(optim.rates(made, step).lr) for step in at]
     np.testing.assert_allclose(found, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5], rtol=1e-6)
-    other = Train(optimizer="sgd", schedule="steps", drops=(0.25,), drop_factor=0.5, warmup_epochs=0.0, epochs=4)
+    other = Train(
+        optimizer="sgd",
+        schedule="steps",
+        drops=(0.25,),
+        drop_factor=0.5,
+        warmup_epochs=0.0,
+        epochs=4,
+    )
     assert float(optim.rates(plan_of(other), 10).lr) == pytest.approx(0.005)
 
 

@@ -69,12 +69,24 @@ def yolo_batch(seed):
     return Batch(images, boxes, labels, np.arange(8, dtype=np.int32))
 
 
+def gssd_batch(seed):
+    few = yolo_batch(seed)
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0, 1, (8, 300, 300, 12)).astype(np.float32)
+    return few._replace(images=images, boxes_xyxy=4 * few.boxes_xyxy)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 8])
-def test_yolov8_step_is_the_same_on_many_devices(devices):
-    detector = models.build("yolov8n", channels=1, num_classes=2)
-    variables = jax.jit(detector.module.init)(jax.random.key(0), yolo_batch(0).images)
-    batches = [yolo_batch(i) for i in range(2)]
+@pytest.mark.parametrize("name", ["yolov8n", "gssd_pp"])
+def test_step_of_a_detector_is_the_same_on_many_devices(name, devices):
+    fields, make = {
+        "yolov8n": ({"channels": 1}, yolo_batch),
+        "gssd_pp": ({"width": 1 / 8}, gssd_batch),
+    }[name]
+    detector = models.build(name, num_classes=2, **fields)
+    variables = jax.jit(detector.module.init)(jax.random.key(0), make(0).images)
+    batches = [make(i) for i in range(2)]
     plan = plan_of(SGD)
     one = run(detector, variables, batches, plan, 1)
     for mapped in (jax.pmap, jax.vmap):

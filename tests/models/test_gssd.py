@@ -1,0 +1,315 @@
+"""SSD, GSSD and GSSD++ against the goldens of the reference and its parameter counts."""
+
+import functools
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdet import bridge, models
+from jaxdet.bridge import infer
+from jaxdet.models import gssd
+from jaxdet.types import Batch
+
+# Of the facts, gssd_reference 1.5 and gssd_baselines 2.8.
+COUNTS = [
+    (23_767_476, "ssd", {}),
+    (8_340_084, "gssd", {}),
+    (18_488_172, "gssd_pp", {}),
+    (17_741_595, "gssd_pp", {"align_groups": 1}),
+    (12_773_632, "gssd_pp", {"align": "none"}),
+    (13_414_438, "gssd_pp", {"attention_trunk": "none"}),
+    (16_271_398, "gssd_pp", {"attention_heads": "none"}),
+    (15_170_412, "gssd_pp", {"interphase": "grouped"}),
+    (15_170_412, "gssd_pp", {"interphase": "per_phase"}),
+    (26_285_486, "ssd", {"channels": 3, "phases": 1, "num_classes": 20, "norm": "none"}),
+    (24_408_664, "ssd", {"image_size": 512}),
+    (8_629_784, "gssd", {"image_size": 512}),
+]
+CASES = {
+    "ssd": ("ssd", {}),
+    "gssd": ("gssd", {}),
+    "gssdpp": ("gssd_pp", {}),
+    "gssdpp_wo_dc": ("gssd_pp", {"align": "none"}),
+}
+NARROW = {"width": 1 / 8}
+# Every word of every field that changes what is computed.
+WORDS = [
+    {"image_size": 512},
+    {"norm": "none"},
+    {"fuse": "none"},
+    {"fuse_norm": "none"},
+    {"attention_trunk": "none"},
+    {"attention_heads": "none"},
+    {"gate_pool": 2},
+    {"gate_pool": 4},
+    {"gate_pool": 8},
+    {"interphase": "grouped"},
+    {"interphase": "per_phase"},
+    {"gate": "raw"},
+    {"align": "none"},
+    {"align_groups": 1},
+    {"align_input": "features+stopped_gate"},
+    {"align_input": "features"},
+    {"align_at": "conv7"},
+    {"align_at": "conv9_2"},
+    {"align_conv": "grouped"},
+    {"align_start": "xavier"},
+    {"dtype": "bfloat16"},
+    {"grouping": "native"},
+    {"groups": 1},
+]
+
+
+@functools.cache
+def shapes_of(name, items):
+    cfg = models.config(name, **dict(items))
+    init = models.from_config(cfg).module.init
+    return jax.eval_shape(init, jax.random.key(0), *models.example(cfg, 300))
+
+
+@pytest.mark.parametrize(("wanted", "name", "fields"), COUNTS, ids=str)
+def test_parameter_counts(wanted, name, fields):
+    leaves = jax.tree.leaves(shapes_of(name, tuple(fields.items()))["params"])
+    assert sum(np.prod(leaf.shape) for leaf in leaves) == wanted
+
+
+@pytest.mark.parametrize("fields", WORDS, ids=str)
+def test_every_word_has_outputs_of_one_shape(fields):
+    cfg = models.config("gssd_pp", **{**NARROW, **fields})
+    module = models.from_config(cfg).module
+    (image,) = models.example(cfg, 0)
+    both = jax.ShapeDtypeStruct((2, *image.shape[1:]), jnp.float32)
+    out, _ = jax.eval_shape(
+        functools.partial(module.init_with_output, train=True), jax.random.key(0), both
+    )
+    count = {300: 8732, 512: 24564}[cfg.image_size]
+    assert out.deltas.shape == (2, count, 4) and out.class_logits.shape == (2, count, 2)
+    assert out.priors_cxcywh.shape == (count, 4)
+    assert {leaf.dtype for leaf in out} == {jnp.dtype("float32")}
+
+
+def test_words_change_what_they_name():
+    def paths(**fields):
+        tree = shapes_of("gssd_pp", tuple({**NARROW, **fields}.items()))["params"]
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(p, simple=True, separator="/"): a.shape for p, a in leaves}
+
+    plain = paths()
+    assert plain["align_0/offset/kernel"] == (3, 3, 128, 108)
+    assert paths(align_input="features")["align_0/kernel"] == (3, 3, 64, 64)
+    assert paths(attention_trunk="none")["align_0/kernel"] == (3, 3, 64, 64)
+    assert paths(gate="raw")["align_0/kernel"] == (3, 3, 96, 64)
+    assert paths(align_conv="grouped")["align_0/kernel"] == (3, 3, 32, 64)
+    assert paths(align_groups=1)["align_0/offset/kernel"] == (3, 3, 128, 27)
+    moved = paths(align_at="conv7")
+    assert "align_1/kernel" in moved and not any("align_0" in path for path in moved)
+    assert not any("attend" in path for path in paths(attention_trunk="none"))
+    assert not any("look" in path for path in paths(attention_heads="none"))
+    assert not any("fuse" in path for path in paths(fuse="none"))
+
+
+@pytest.fixture(scope="module")
+def recipe(shared):
+    spec = importlib.util.spec_from_file_location("recipe", shared / "golden" / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def golden(shared, case):
+    return dict(np.load(shared / "golden" / f"gssd_golden_{case}.npz"))
+
+
+def official(shared, recipe, case):
+    """The golden's state dict with all its names, aliases too."""
+    wanted = golden(shared, case)
+    lines = (shared / f"golden/names/gssd_statedict_{case}.txt").read_text().splitlines()
+    rows = [line.split(maxsplit=2) for line in lines]
+    names = {name for name, *_ in rows}
+    state = {}
+    for name, kind, shape in rows:
+        true = name
+        if kind == "ALIAS":  # fuse_list1.0.weight is fuse_31.weight
+            head, number, leaf = name.split(".", 2)
+            true = f"{head.removesuffix('_list1')}_{int(number) + 3}1.{leaf}"
+        normed = true.rsplit(".", 1)[0] + ".running_mean" in names
+        dims = tuple(int(s) for s in shape.strip("()").split(",") if s.strip())
+        stored = wanted.get(f"sn/{true}")
+        drawn = recipe.gssd_tensor(true, dims, batch_norm=normed) if stored is None else stored
+        state[name] = drawn
+    return state
+
+
+@pytest.fixture(scope="module")
+def weights(shared, recipe):
+    @functools.cache
+    def load(case):
+        name, fields = CASES[case]
+        return bridge.from_torch(name, official(shared, recipe, case), **fields)
+
+    return load
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_official_weights_come_and_go_bit_for_bit(shared, recipe, weights, case):
+    state, (name, fields) = official(shared, recipe, case), CASES[case]
+    back = bridge.to_torch(name, weights(case), **fields)
+    assert list(back) == list(state)
+    for key, tensor in state.items():
+        np.testing.assert_array_equal(back[key], tensor, err_msg=key)
+    found, read = infer.infer_fields({f"module.{key}": tensor for key, tensor in state.items()})
+    assert found == name
+    assert models.config(found, **read) == models.config(name, **fields)
+    again = bridge.from_torch(name, {f"module.{k}": t for k, t in state.items()}, **fields)
+    jax.tree.map(np.testing.assert_array_equal, again, weights(case))
+
+
+def test_a_checkpoint_of_another_variant_is_a_table(shared, recipe):
+    state = official(shared, recipe, "gssd")
+    with pytest.raises(ValueError, match=r"tensors do not fit gssd_pp") as told:
+        bridge.from_torch("gssd_pp", state)
+    assert "self_attn_list.0.sigma: wanted (1,), got nothing" in str(told.value)
+    with pytest.raises(ValueError, match=r"vgg.3.weight: wanted float \(64, 64, 3, 3\), got"):
+        bridge.from_torch("ssd", state)
+
+
+SLOW = {"ssd", "gssd", "gssdpp_wo_dc"}  # gssdpp has all their parts
+EVALUATED = [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES]
+
+
+@pytest.mark.parametrize("case", EVALUATED)
+def test_evaluation_equals_the_golden(shared, recipe, weights, case):
+    wanted, (name, fields) = golden(shared, case), CASES[case]
+    detector = models.build(name, **fields)
+    image = recipe.gssd_input(1).transpose(0, 2, 3, 1)
+    out = jax.jit(detector.module.apply)(weights(case), image)
+    np.testing.assert_allclose(out.deltas, wanted["eval/loc"], atol=1e-4)
+    np.testing.assert_allclose(out.class_logits, wanted["eval/conf"], atol=1e-4)
+    np.testing.assert_allclose(out.priors_cxcywh, wanted["priors"], atol=1e-7)
+    found = jax.jit(detector.decode)(out)
+    rows = np.concatenate([found.scores[0][:, None], found.boxes_xyxy[0] / 300], 1)
+    np.testing.assert_allclose(rows, wanted["eval/detect"][0, 1], atol=1e-5)
+
+
+def test_gate_and_offsets_equal_the_golden(shared, recipe, weights):
+    wanted = golden(shared, "gssdpp")
+    image = recipe.gssd_input(1).transpose(0, 2, 3, 1)
+    module = models.build("gssd_pp").module
+    call = jax.jit(functools.partial(module.apply, mutable=["intermediates"]))
+    _, seen = call(weights("gssdpp"), image)
+    sown = seen["intermediates"]
+    (gate,), (offsets,) = sown["attend_0"]["gate"], sown["align_0"]["offsets"]
+    flat = np.asarray(offsets).reshape(1, 38, 38, -1)
+    for ours, key in ((gate, "self_attn_base_list.0#1"), (flat, "dcn_list.0#1")):
+        sampled = np.asarray(ours).transpose(0, 3, 1, 2).ravel()
+        step = -(-sampled.size // 4096)
+        np.testing.assert_allclose(sampled[::step], wanted[f"act/{key}"], atol=1e-4)
+
+
+def golden_batch(recipe):
+    boxes, labels = np.zeros((2, 3, 4), np.float32), np.full((2, 3), -1, np.int32)
+    for i, rows in enumerate(recipe.GSSD_TARGETS):
+        boxes[i, : len(rows)], labels[i, : len(rows)] = rows[:, :4] * 300, 0
+    image = recipe.gssd_input(2, "input2").transpose(0, 2, 3, 1)
+    return Batch(image, boxes, labels, np.arange(2, dtype=np.int32))
+
+
+def stepped(detector, variables, batch):
+    """Gradients, losses, what the step changed, and outputs."""
+
+    @jax.jit
+    def step(params):
+        def total(params):
+            out, changed = detector.module.apply(
+                {**variables, "params": params}, batch.images, train=True, mutable=["batch_stats"]
+            )
+            losses = detector.loss(out, batch)
+            return losses["total"], (losses, changed, out)
+
+        return jax.grad(total, has_aux=True)(params)
+
+    grads, rest = step(variables["params"])
+    return grads, *rest
+
+
+# Slow: compiling the step of the full network takes a minute or two on a CPU.
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_step_equals_the_golden(shared, recipe, weights, case):
+    wanted, (name, fields) = golden(shared, case), CASES[case]
+    detector = models.build(name, **fields)
+    grads, losses, changed, _ = stepped(detector, weights(case), golden_batch(recipe))
+    assert losses["box"] == pytest.approx(wanted["train/loss_l"], rel=1e-5)
+    assert losses["class"] == pytest.approx(wanted["train/loss_c"], rel=1e-5)
+    theirs = bridge.to_torch(name, {"params": grads, **changed}, **fields)
+    for key in (key for key in wanted if key.startswith("train/buf/")):
+        buffer, want = theirs[key.removeprefix("train/buf/")], wanted[key]
+        # The 1x1 level has two values a channel at batch 2: what precedes it is amplified.
+        tolerance = (
+            1e-3 if key.startswith(("train/buf/bn_fuse_61", "train/buf/extras.15")) else 1e-4
+        )
+        np.testing.assert_allclose(buffer, want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
+def narrow(**fields):
+    cfg = models.config("gssd_pp", **{**NARROW, **fields})
+    return cfg, models.from_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"channels": 10}, "multiple of the 4 phases; got 10"),
+        ({"groups": 3}, "model.groups wants 1 or 4, the number of phases; got 3"),
+        ({"align_groups": 2}, "model.align_groups wants 1 or 4"),
+        ({"align_at": "conv12_2"}, "conv11_2 at 300 px; got 'conv12_2'"),
+        ({"width": 0.0}, "model.width wants more than 0"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        models.config("gssd_pp", **fields)
+
+
+@pytest.mark.parametrize("shape", [(1, 300, 300, 3), (1, 256, 256, 12), (1, 512, 512, 12)])
+def test_images_that_do_not_fit_are_refused_with_the_way_out(shape):
+    _, detector = narrow()
+    with pytest.raises(ValueError, match=r"wants images \[B, 300, 300, 12\].*Set data.image_size"):
+        jax.eval_shape(detector.module.init, jax.random.key(0), jnp.zeros(shape))
+
+
+def test_a_phase_stays_apart_until_it_is_fused():
+    """What the heads of GSSD see of a phase: only its own quarter, if nothing fuses or attends."""
+    name, fields = "gssd", {**NARROW, "fuse": "none", "norm": "none"}
+    cfg = models.config(name, **fields)
+    module = models.from_config(cfg).module
+    (image,) = models.example(cfg, 0)
+    call = jax.jit(functools.partial(module.apply, capture_intermediates=True, mutable=True))
+    variables = jax.jit(module.init)(jax.random.key(0), image)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 1, image.shape).astype(np.float32)
+    other = image.copy()
+    other[..., 3:6] = rng.uniform(0, 1, other[..., 3:6].shape)  # the second phase
+    seen = [call(variables, x)[1]["intermediates"]["conv7"]["__call__"][0] for x in (image, other)]
+    moved = np.abs(np.asarray(seen[0]) - seen[1]).max((0, 1, 2)).reshape(4, -1).max(1) > 0
+    np.testing.assert_array_equal(moved, [False, True, False, False])
+
+
+def test_detections_are_in_pixels_of_the_image():
+    cfg, detector = narrow()
+    out = gssd.Outputs(
+        jnp.zeros((1, 8732, 4)),
+        jnp.zeros((1, 8732, 2)).at[0, 5000, 1].set(9.0),
+        jnp.asarray(gssd.priors.ssd([(s, s) for s in (38, 19, 10, 5, 3, 1)], gssd.priors.SSD[300])),
+    )
+    out = out._replace(class_logits=out.class_logits.at[0, :, 0].set(5.0))
+    found = detector.decode(out)
+    cx, cy, w, h = np.asarray(out.priors_cxcywh[5000]) * 300
+    wanted = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+    np.testing.assert_allclose(found.boxes_xyxy[0, 0], wanted, atol=1e-3)
+    assert found.labels[0, 0] == 0 and found.scores[0, 0] > 0.9
+    assert found.boxes_xyxy.shape == (1, cfg.max_detections, 4)
