@@ -73,7 +73,10 @@ def _livers(result: Mapping[str, Any]) -> list[str]:
 
 
 def _figures(result: Mapping[str, Any]) -> list[str]:
-    files = [f"  {one['file']}" for one in result["figures"]]
+    files = [
+        f"  {one['file']}" + (f": {one['why']}" if "why" in one else "")
+        for one in result["figures"]
+    ]
     return ["", "figures", *files] if files else []
 
 

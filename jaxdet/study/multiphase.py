@@ -26,7 +26,7 @@ from jaxdet.data.sources import Dataset
 from jaxdet.metrics import statistics
 from jaxdet.report import by_registration
 from jaxdet.study import asked_gssd as asking
-from jaxdet.study import begun, kept, papers_gssd, twins
+from jaxdet.study import begun, insights, kept, papers_gssd, twins
 from jaxdet.study.asked_gssd import Asked, Study
 from jaxdet.study.papers_gssd import EIGHT, KINDS, MEAN, UNREGISTERED, Row
 from jaxdet.study.scales_gssd import PROTOCOL
@@ -151,6 +151,22 @@ def _figure(work: Work) -> dict[str, Any]:
     return {**told, "figures": [{"file": FIGURE}]}
 
 
+def _inside(work: Work) -> dict[str, Any]:
+    """What the networks of Tables I and S1 do inside: no table, pictures and two curves."""
+    told = _detectors(work)
+    plain: dict[str, runs.Run] = {}
+    twin: dict[str, runs.Run] = {}
+    for row in work.rows:
+        if found(work, row):
+            run = kept.run_in(asking.folder(row, work.study.seeds[0], work.path))
+            place = plain if row.registration == UNREGISTERED else twin
+            place.setdefault(row.title.removesuffix(f", {row.registration}"), run)
+    if not plain:
+        why = "neither GSSD nor GSSD++ is trained on the unregistered set"
+        return {**told, "figures": [{"file": "figures/gssd-inside", "why": why}]}
+    return {**told, "figures": insights.write(plain, twin, work.path, work.say)}
+
+
 def _livers(work: Work) -> dict[str, Any]:
     """Table II: how well the livers of the phases cover each other, in each set."""
     scale, named = work.study.scale.kinds, len(work.chosen) < len(work.rows)
@@ -173,6 +189,7 @@ TABLES: dict[str, Callable[[Work], dict[str, Any]]] = {
     "gssd-table2": _livers,
     "gssd-tableS2": _sensitivities,
     "gssd-fig5": _figure,
+    "gssd-inside": _inside,
 }
 
 

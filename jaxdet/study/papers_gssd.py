@@ -191,6 +191,12 @@ FIGURE5 = (
     *MISALIGNED,
     *(row._replace(paper=dict.fromkeys(EIGHT)) for row in TABLE_S1),
 )
+# Figs. 4, 6 and 7, offsets against truth and sensitivity over mm: pictures, no numbers of the paper
+INSIDE = (
+    GSSD,
+    GSSD_PP,
+    *(row for row in TABLE_S1 if row.name in ("gssd", "gssd_pp")),
+)
 TABLES: dict[str, tuple[Row, ...]] = {
     "gssd-table1": TABLE1,
     "gssd-table2": TABLE2,
@@ -198,6 +204,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
     "gssd-tableS1": TABLE_S1,
     "gssd-tableS2": TABLE_S2,
     "gssd-fig5": FIGURE5,
+    "gssd-inside": INSIDE,
 }
 
 

@@ -262,3 +262,23 @@ def test_export_refuses_what_cannot_be(capsys, run, tmp_path):
     told = fails(capsys, "export", run, "--format", "torch", "--out", tmp_path / "a.npz")
     assert "a.npz" in told
     assert "caffe" in fails(capsys, "export", run, "--format", "caffe", "--out", "a")
+
+
+def test_official_gssd_weights_are_imported_with_their_own_input(tmp_path, capsys):
+    module = models.build("gssd").module
+    image = models.example(models.config("gssd"), 0)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *image)
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
+    state = bridge.to_torch("gssd", variables)
+    weights = tmp_path / "gssd.safetensors"
+    write.write_state_dict(weights, {f"module.{name}": tensor for name, tensor in state.items()})
+    main(["import", "gssd", str(weights), "--out", str(tmp_path / "run")])
+    run = runs.open_run(tmp_path / "run")
+    assert run.phases() == (("arterial", "delayed", "portal", "precontrast"), 3)
+    data = run.experiment.data
+    assert (data.image_size, data.channels) == (300, 12)
+    assert (data.pipeline, data.input) == ("ssd", "official")
+    assert data.window_hu == (-150.0, 250.0)
+    jax.tree.map(np.testing.assert_array_equal, run.weights(), variables)
+    told = fails(capsys, "import", "gssd_pp", weights, "--out", tmp_path / "other")
+    assert "holds gssd, not gssd_pp" in told
