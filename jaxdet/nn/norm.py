@@ -73,8 +73,8 @@ class L2Norm(nn.Module):
         wide = x.astype(jnp.float32)
         square = jnp.square(wide).sum(-1, keepdims=True)
         some = square > 0
-        length = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0) + L2_EPSILON
-        return (wide / length * scale).astype(x.dtype)
+        length = jnp.sqrt(jnp.where(some, square, 1.0)) + L2_EPSILON
+        return jnp.where(some, wide / length * scale, 0.0).astype(x.dtype)
 
 
 class Spectral(nn.Module):

@@ -343,3 +343,77 @@ def test_detections_are_in_pixels_of_the_image():
     np.testing.assert_allclose(found.boxes_xyxy[0, 0], wanted, atol=1e-3)
     assert found.labels[0, 0] == 0 and found.scores[0, 0] > 0.9
     assert found.boxes_xyxy.shape == (1, cfg.max_detections, 4)
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Parameters as training starts with them, by path."""
+    _, detector = narrow()
+    shape = jax.ShapeDtypeStruct((1, 300, 300, 12), jnp.float32)
+    init = jax.jit(lambda key: detector.module.init(key, jnp.zeros(shape.shape)))
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(init(jax.random.key(0)))["params"])
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+
+
+TORCH = ["conv1_2/conv", "conv4_1/conv", "conv6/conv", "conv7/conv", "attend_0/theta", "look_1/out"]
+XAVIER = ["conv8_1/conv", "conv9_2/conv", "box_0", "class_3", "fuse_2/conv1x1/conv"]
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_trunk_and_attention_start_as_pytorchs_convolutions(fresh, name):
+    kernel, bias = fresh[f"{name}/kernel"], fresh[f"{name}/bias"]
+    bound = np.prod(kernel.shape[:3]) ** -0.5
+    assert 0.8 * bound < np.abs(kernel).max() <= bound
+    assert 0.5 * bound < np.abs(bias).max() <= bound
+
+
+@pytest.mark.parametrize("name", XAVIER)
+def test_extras_heads_and_fusion_start_by_xavier(fresh, name):
+    kernel = fresh[f"{name}/kernel"]
+    area = kernel.shape[0] * kernel.shape[1]
+    bound = (6 / (area * (kernel.shape[2] + kernel.shape[3]))) ** 0.5  # all outputs of all groups
+    assert 0.9 * bound < np.abs(kernel).max() <= bound
+    assert not fresh[f"{name}/bias"].any()
+
+
+def test_alignment_starts_as_half_a_convolution(fresh):
+    kernel = fresh["align_0/kernel"]
+    bound = np.prod(kernel.shape[:3]) ** -0.5
+    assert 0.9 * bound < np.abs(kernel).max() <= bound
+    zeros = ("align_0/bias", "align_0/offset/kernel", "align_0/offset/bias", "attend_0/sigma")
+    assert not any(fresh[name].any() for name in zeros)
+    assert (fresh["l2_norm/scale"] == 20).all()
+    norms = {name: leaf for name, leaf in fresh.items() if "/norm/" in name}
+    assert norms and all((leaf == name.endswith("scale")).all() for name, leaf in norms.items())
+
+
+@pytest.mark.slow  # compiles a training step of 512 px
+def test_512_px_learns():
+    cfg, detector = narrow(image_size=512, width=1 / 16)
+    rng = np.random.default_rng(0)
+    boxes = np.zeros((2, 2, 4), np.float32)
+    boxes[:, 0] = [[60, 80, 180, 190], [300, 250, 360, 330]]
+    labels = np.array([[0, -1], [0, -1]], np.int32)
+    images = rng.uniform(0, 0.3, (2, 512, 512, cfg.channels)).astype(np.float32)
+    for image, (x0, y0, x1, y1) in zip(images, boxes[:, 0].astype(int), strict=True):
+        image[y0:y1, x0:x1] += 0.5
+    batch = Batch(images, boxes, labels, np.arange(2, dtype=np.int32))
+    variables = jax.jit(detector.module.init)(jax.random.key(0), images)
+
+    @jax.jit
+    def step(variables):
+        def total(params):
+            out, changed = detector.module.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return detector.loss(out, batch)["total"], changed
+
+        (loss, changed), grads = jax.value_and_grad(total, has_aux=True)(variables["params"])
+        moved = jax.tree.map(lambda p, g: p - 1e-3 * g, variables["params"], grads)
+        return {"params": moved, **changed}, loss
+
+    losses = []
+    for _ in range(12):
+        variables, loss = step(variables)
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]

@@ -16,7 +16,7 @@ import toy
 
 from jaxdet import models
 from jaxdet import run as runs
-from jaxdet.config import Augment
+from jaxdet.config import Augment, Data, Experiment
 from jaxdet.data import sources
 from jaxdet.train import log, loop
 
@@ -429,3 +429,14 @@ def test_fitness_rules():
     assert loop.fitness(summary, "map") == 0.3
     assert loop.fitness(summary, "ap50") == 0.5
     assert loop.fitness({"ap50": None, "ap50_95": None}, "classic") == 0  # no truth to find
+
+
+def test_a_model_of_one_image_size_refuses_another():
+    experiment = Experiment(
+        model=models.config("gssd"), data=Data(image_size=320, channels=12, source="coco")
+    )
+    with pytest.raises(ValueError, match=r"data.image_size is 320.*priors are for 300 px"):
+        loop._check_images(experiment)
+    phases = dataclasses.replace(experiment.data, image_size=300, channels=9)
+    with pytest.raises(ValueError, match=r"model.channels is 12 but data.channels is 9"):
+        loop._check_images(dataclasses.replace(experiment, data=phases))
