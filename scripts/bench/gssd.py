@@ -12,9 +12,10 @@ claim    from four unregistered phases to boxes: GSSD++ alone against non-rigid 
          SimpleITK, as `jaxdet data register` does it, and GSSD behind it
 
 Sides are processes of their own, on the GPU if there is one; they take turns, so that drift of the
-load hits all. Their answers must agree: of a convolution to 1e-5, its gradients to 1e-4 of the
-largest. On a GPU all is timed with full float32 products, with TF32 and in bfloat16 (PyTorch:
-autocast). Seconds of the wall clock. Prints all rows, writes JSON beside this file.
+load hits all (steps on a GPU, and with --apart: one side after the other, for its memory). Their
+answers must agree: of a convolution to 1e-5, its gradients to 1e-4 of the largest. On a GPU all is
+timed with full float32 products, with TF32 and in bfloat16 (PyTorch: autocast). Seconds of the wall
+clock. Prints all rows, and writes each to a JSON beside this file as soon as it is there.
 """
 
 import argparse
@@ -560,9 +561,8 @@ def workers(sides: list[tuple[str, dict]], peer: str) -> Iterator[list[Worker]]:
         for kind, s in sides:
             if peer or kind.startswith("jax"):
                 started.append(Worker(kind, s, peer))
-        kinds = sorted({worker.about["platform"] for worker in started})
-        if len(kinds) > 1:
-            raise SystemExit(f"all sides want the same kind of device; got {kinds}")
+                if (got := started[-1].about["platform"]) != s["platform"]:
+                    raise SystemExit(f"{kind} is wanted on a {s['platform']}; it has a {got}")
         yield started
     finally:
         for worker in started:
@@ -592,9 +592,9 @@ def check_close(what: str, far: float, most: float) -> float:
 # grouped
 
 
-def grouped(args: argparse.Namespace) -> list[dict]:
+def grouped(args: argparse.Namespace) -> Iterator[dict]:
     """Milliseconds of each convolution by both words and both layouts of PyTorch."""
-    trunk, rows, batch = TRUNK, [], 1 if args.platform == "cpu" else args.batch
+    trunk, batch = TRUNK, 1 if args.platform == "cpu" else args.batch
     if args.quick:
         trunk = {
             name: (max(side // 8, 5), max(i // 8, CHANNELS), o // 8, *rest)
@@ -603,19 +603,18 @@ def grouped(args: argparse.Namespace) -> list[dict]:
     for precision in args.precisions:
         s = {"trunk": trunk, "batch": batch, "precision": precision, "platform": args.platform}
         with workers([("jax grouped", s), ("torch grouped", s)], args.peer) as team:
-            rows += grouped_rows(team, s, args.repeats)
-            args.about |= {worker.kind: worker.about for worker in team}
-    return rows
+            args.about += [worker.about for worker in team]
+            yield from grouped_rows(team, s, args.repeats)
 
 
-def grouped_rows(team: list[Worker], s: dict, repeats: int) -> list[dict]:
+def grouped_rows(team: list[Worker], s: dict, repeats: int) -> Iterator[dict]:
     far = convolutions_agree(team, s["precision"])
     turns = [(worker, call) for worker in team for call in worker.about["calls"]]
     # Convolution by convolution, forward and gradient apart: sides that are compared are neighbours
     turns.sort(key=lambda turn: (turn[1].split()[0], turn[1].split()[-1]))
     for worker, call in turns:
         worker.ask(call)
-    times, temp, rows = timed(turns, repeats), team[0].about["temp_mib"], []
+    times, temp = timed(turns, repeats), team[0].about["temp_mib"]
     sides = [*WORDS, *(LAYOUTS if len(team) > 1 else ())]
     for name, (side, i, o, k, dilation) in s["trunk"].items():
         row = {"what": name, "image": [s["batch"], side, side, i], "kernel": [k, k, i // GROUPS, o]}
@@ -630,8 +629,7 @@ def grouped_rows(team: list[Worker], s: dict, repeats: int) -> list[dict]:
             if of != "split":
                 pairs = [(row[of][w]["best_ms"], row["split"][w]["best_ms"]) for w in WORK]
                 row[f"{of} / split"] = [round(a / max(b, 0.001), 2) for a, b in pairs]
-        rows.append(row | {"largest_difference": far[name]})
-    return rows
+        yield row | {"largest_difference": far[name]}
 
 
 def ms(seconds: float) -> float:
@@ -661,9 +659,8 @@ def convolutions_agree(team: list[Worker], precision: str) -> dict[str, float]:
 # step and memory
 
 
-def step(args: argparse.Namespace) -> list[dict]:
+def step(args: argparse.Namespace) -> Iterator[dict]:
     """Images per second of each model, in our words and PyTorch's layouts; memory of each side."""
-    rows = []
     for model, precision in itertools.product(args.models, args.precisions):
         ours = {"jaxdet": "auto"} if model == "ssd" else {f"jaxdet {w}": w for w in WORDS}
         with tempfile.TemporaryDirectory() as folder:
@@ -671,57 +668,63 @@ def step(args: argparse.Namespace) -> list[dict]:
             s |= {"weights": f"{folder}/weights.npz", "platform": args.platform}
             sides = [("jax step", s | {"side": k, "grouping": w}) for k, w in ours.items()]
             sides += [("torch step", s | {"side": layout}) for layout in LAYOUTS]
-            with workers(sides, args.peer) as team:
-                rows.append(step_row(team, s, args.repeats))
-                args.about |= {worker.kind: worker.about for worker in team}
-        show(rows[-1])
-    return rows
+            apart = args.apart or args.platform != "cpu"
+            found: dict[str, dict] = {}
+            for some in [[side] for side in sides] if apart else [sides]:
+                with workers(some, args.peer) as team:
+                    found |= steps_of(team, args.repeats)
+        args.about += [of["about"] for of in found.values()]
+        yield step_row(found, s)
 
 
-def step_row(team: list[Worker], s: dict, repeats: int) -> dict:
-    counted = check_parameters(team, s["model"])
+def steps_of(team: list[Worker], repeats: int) -> dict[str, dict]:
+    """What each side is, its first step and the seconds of those after it."""
     first = {worker.side: worker.ask(worker.side) for worker in team}
-    losses = {side: answer["value"] for side, answer in first.items()}
-    ours = losses[team[0].side]
-    far = [abs(loss / ours - 1) for loss in losses.values()]
-    check_close(f"the losses {losses} of a step", max(far), SAME[s["precision"]][2])
     times = timed([(worker, worker.side) for worker in team], repeats)
+    return {
+        w.side: {"about": w.about, "first": first[w.side], "times": times[w.side]} for w in team
+    }
+
+
+def step_row(found: dict[str, dict], s: dict) -> dict:
+    counted = check_parameters({side: of["about"] for side, of in found.items()}, s["model"])
+    losses = {side: of["first"]["value"] for side, of in found.items()}
+    ours = next(iter(losses.values()))
+    far = max(abs(loss / ours - 1) for loss in losses.values())
+    check_close(f"the losses {losses} of a step", far, SAME[s["precision"]][2])
     row = {"model": s["model"], "batch": s["batch"], "precision": s["precision"]}
-    row |= {"parameters": counted, "loss": ours, "largest_difference": float(f"{max(far):.1e}")}
-    for worker in team:
-        of, peak = times[worker.side], first[worker.side]["peak_mib"]
-        row[worker.side] = {
-            "images_per_s": round(s["batch"] / statistics.median(of), 3),
-            "median_s": round(statistics.median(of), 4),
-            "best_s": round(min(of), 4),
-            "steps_timed": len(of),
-            "first_s": round(first[worker.side]["seconds"], 3),
-            "peak_mib": peak,
-            "before_mib": worker.about["before_mib"],
+    row |= {"parameters": counted, "loss": ours, "largest_difference": float(f"{far:.1e}")}
+    for side, of in found.items():
+        median_s = statistics.median(of["times"])
+        row[side] = {
+            "images_per_s": round(s["batch"] / median_s, 3),
+            "median_s": round(median_s, 4),
+            "best_s": round(min(of["times"]), 4),
+            "steps_timed": len(of["times"]),
+            "first_s": round(of["first"]["seconds"], 3),
+            "peak_mib": of["first"]["peak_mib"],
+            "before_mib": of["about"]["before_mib"],
         }
-    theirs = [min(times[layout]) for layout in LAYOUTS if layout in times]
-    for worker in team if theirs else ():
-        if worker.kind == "jax step":
-            ratio = min(theirs) / min(times[worker.side])
-            row[f"best torch / {worker.side}"] = round(ratio, 2)
+    theirs = [min(found[layout]["times"]) for layout in LAYOUTS if layout in found]
+    for side in [side for side in found if theirs and side not in LAYOUTS]:
+        row[f"best torch / {side}"] = round(min(theirs) / min(found[side]["times"]), 2)
     return row
 
 
-def check_parameters(team: list[Worker], model: str) -> int:
+def check_parameters(about: dict[str, dict], model: str) -> int:
     """All sides have as many, and at full width those of the official code."""
-    found = {worker.side: worker.about["parameters"] for worker in team}
-    whole = {worker.side: worker.about["whole_parameters"] for worker in team}
+    found = {side: of["parameters"] for side, of in about.items()}
+    whole = {side: of["whole_parameters"] for side, of in about.items()}
     if set(whole.values()) != {PARAMETERS[model]} or len(set(found.values())) > 1:
         raise SystemExit(
             f"{model} has {PARAMETERS[model]:,} parameters; at full width these have {whole}, at "
             f"the width that is timed {found}"
         )
-    return found[team[0].side]
+    return next(iter(found.values()))
 
 
-def memory(args: argparse.Namespace) -> list[dict]:
+def memory(args: argparse.Namespace) -> Iterator[dict]:
     """MiB of a step of GSSD++ by XLA's account; `total` is all that lives in it together."""
-    rows = []
     for batch, dtype in itertools.product(args.memory_batches, ("float32", "bfloat16")):
         s = {"model": "gssd_pp", "batch": batch, "precision": dtype, "width": args.width}
         program, *_ = trainer(s | {"grouping": "auto"})
@@ -730,26 +733,23 @@ def memory(args: argparse.Namespace) -> list[dict]:
         total = state + plan.temp_size_in_bytes
         row = {"model": "gssd_pp", "batch": batch, "dtype": dtype, "state_mib": mib(state)}
         row |= {"working_mib": mib(plan.temp_size_in_bytes), "total_mib": mib(total)}
-        rows.append(row | {"fits in 40 GB": total <= FIT_BYTES})
-    return rows
+        yield row | {"fits in 40 GB": total <= FIT_BYTES}
 
 
 # claim
 
 
-def claim(args: argparse.Namespace) -> list[dict]:
+def claim(args: argparse.Namespace) -> Iterator[dict]:
     """Seconds from the HU of a data point to its boxes, with and without registration."""
     try:
         import SimpleITK
     except ImportError as error:
-        return [{"not measured": str(error)}]
-    args.about["claim"] = {"versions": {"SimpleITK": SimpleITK.Version_VersionString()}}
+        yield {"not measured": str(error)}
+        return
+    args.about.append({"versions": {"SimpleITK": SimpleITK.Version_VersionString()}})
     find = {name: finder(name, args.width) for name in ("gssd_pp", "gssd")}
-    return [
-        claim_row(case, find, per_slice, args.repeats)
-        for case in data_points(args)
-        for per_slice in (True, False)
-    ]
+    for case, per_slice in itertools.product(data_points(args), (True, False)):
+        yield claim_row(case, find, per_slice, args.repeats)
 
 
 def finder(name: str, width: float) -> Callable[[Any], np.ndarray]:
@@ -871,6 +871,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--points", type=int, default=3, help="data points of part claim")
     parser.add_argument("--set", nargs=2, metavar=("PATH", "NAME"), help="theirs; else a phantom's")
     parser.add_argument("--quick", action="store_true", help="a small size: does everything run?")
+    parser.add_argument("--apart", action="store_true", help="steps: one side after the other")
     parser.add_argument("--merge", type=pathlib.Path, help="a JSON of this device, to be added to")
     parser.add_argument("--out", type=pathlib.Path, help="JSON (default: results/ beside this)")
     parser.add_argument("--worker", choices=KINDS, help=argparse.SUPPRESS)
@@ -878,16 +879,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(args: argparse.Namespace) -> dict[str, list[dict]]:
-    """The rows of every part that is asked for."""
-    results, parts = {}, {"grouped": grouped, "step": step, "memory": memory, "claim": claim}
-    for name in args.parts:
-        start = time.perf_counter()
-        results[name] = parts[name](args)
-        print(f"\n{name} ({time.perf_counter() - start:.0f} s)")
-        for row in results[name]:
-            show(row)
-    return results
+RUN = {"grouped": grouped, "step": step, "memory": memory, "claim": claim}
 
 
 def main() -> None:
@@ -898,39 +890,40 @@ def main() -> None:
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU has to serve all
     load = round(os.getloadavg()[0], 2)  # of the minute before
     here = jax_about()
-    args.platform, args.about, cpu = here["platform"], {"parent": here}, here["platform"] == "cpu"
+    args.platform, args.about, cpu = here["platform"], [here], here["platform"] == "cpu"
     args.peer, note = look_for_peer(args.peer_python)
     args.precisions = args.precisions or (["float32"] if cpu else [*PRECISIONS])
     args.width, args.batch = 1.0, args.batch or (4 if cpu else 32)
     if args.quick:
         args.width, args.batch, args.memory_batches, args.points = 1 / 8, 2, [2], 1
-    before = earlier(args.merge, here["device"])
-    results, named = measure(args), ("jaxlib", "flax", "optax", "numpy")
-    versions = {"python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in named}
-    for about in args.about.values():
-        versions |= about["versions"]
     slug = re.sub(r"\W+", "_", here["device"].lower()).strip("_") + "_quick" * args.quick
     out = args.out or pathlib.Path(__file__).parent / "results" / f"gssd_{slug}.json"
-    parts = [part for part in PARTS if part in before["results"] or part in results]
-    told = ("parts", "models", "precisions", "batch", "repeats", "points", "width", "quick")
+    before, named = earlier(args.merge, here["device"]), ("jaxlib", "flax", "optax", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in named}
+    told = ("parts", "models", "precisions", "batch", "repeats", "points", "set", "width", "apart")
     result = {
         "what": "GSSD and GSSD++: convolutions, training steps, and boxes without registration",
         "wanted": {"a step of GSSD++ at batch 32 in float32 or bfloat16, GB at most": 40},
-        "paper": "about 30 s to register one slice among four phases on 2 E5-2690v4 (footnote 1)",
+        "paper": "30 s to register one slice among four phases, on 2 E5-2690v4",
         "device": here["device"],
         "cores": os.cpu_count(),
         "load_average": load,
         "date": datetime.date.today().isoformat(),
         "config": {name: getattr(args, name) for name in told},
-        "versions": before["versions"] | versions,
+        "versions": {**before["versions"], "python": platform.python_version(), **versions},
         "notes": sorted({*before["notes"], *([note] if note else [])}),
-        "results": {p: before["results"].get(p, []) + results.get(p, []) for p in parts},
+        "results": before["results"],
     }
-    print(note, end="\n" * bool(note))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {out}")
+    for part in args.parts:
+        print(f"{part}\n", flush=True)
+        for row in RUN[part](args):
+            show(row)
+            result["results"].setdefault(part, []).append(row)
+            for about in args.about:
+                result["versions"] |= about["versions"]
+            out.write_text(json.dumps(result, indent=2) + "\n")  # what is kept if a side breaks off
+    print(note, f"written: {out}", sep="\n" * bool(note))
 
 
 if __name__ == "__main__":

@@ -218,51 +218,50 @@ def golden_batch(recipe):
     return Batch(image, boxes, labels, np.arange(2, dtype=np.int32))
 
 
-def stepped(detector, variables, batch):
-    """Gradients, losses, what the step changed, and outputs."""
+def stepper(detector, variables):
+    """(images) -> gradients, losses and what the step changed, on the golden's truths; jitted."""
 
     @jax.jit
-    def step(params):
+    def step(params, batch):
         def total(params):
             out, changed = detector.module.apply(
                 {**variables, "params": params}, batch.images, train=True, mutable=["batch_stats"]
             )
             losses = detector.loss(out, batch)
-            return losses["total"], (losses, changed, out)
+            return losses["total"], (losses, changed)
 
-        return jax.grad(total, has_aux=True)(params)
+        grads, rest = jax.grad(total, has_aux=True)(params)
+        return grads, *rest
 
-    grads, rest = step(variables["params"])
-    return grads, *rest
+    return functools.partial(step, variables["params"])
 
 
-def check_gradients(recipe, detector, variables, wanted, ours, case):
-    """Within 1e-3 of a tensor's largest, or of what a few last bits of the image change in it.
+def check_gradients(step, batch, wanted, ours, to_torch):
+    """Within 1e-3 of a tensor's largest, or of what the last bits of the image change in it.
 
     At batch 2 the last two levels normalise two and eighteen values a channel: they amplify every
     rounding before them, the reference's too. How much is measured here, not assumed: the same step
-    on images that differ in their last bits.
+    on images that differ by four units in the last place, three times.
     """
-    name, fields = CASES[case]
-    batch = golden_batch(recipe)
-    noise = np.random.default_rng(0).choice([-4, 4], batch.images.shape) * 2.0**-23
-    moved = batch._replace(images=(batch.images * (1 + noise)).astype(np.float32))
-    grads, _, changed, _ = stepped(detector, variables, moved)
-    near = bridge.to_torch(name, {"params": grads, **changed}, **fields)
+    rng, near = np.random.default_rng(0), []
+    for _ in range(3):
+        noise = rng.choice([-4, 4], batch.images.shape) * 2.0**-23
+        grads, _, changed = step(batch._replace(images=batch.images * np.float32(1 + noise)))
+        near.append(to_torch({"params": grads, **changed}))
     norms = dict(zip(wanted["train/grad_names"], wanted["train/grad_norms"], strict=True))
-    checked, loose = 0, 0
+    checked = 0
     for key in (key for key in wanted if key.startswith("train/grad/")):
-        tensor, want = key.removeprefix("train/grad/"), wanted[key].ravel()
-        if norms[tensor] < 1e-3:  # a convolution's bias before a BatchNorm: its true value is 0
+        name, want = key.removeprefix("train/grad/"), wanted[key].ravel()
+        if norms[name] < 1e-3:  # a convolution's bias before a BatchNorm: its true value is 0
             continue
-        largest = np.abs(want).max()
-        full, close = ours[tensor].ravel(), near[tensor].ravel()
-        step = 1 if want.size == full.size else -(-full.size // 4096)
-        conditioning = np.abs(full - close).max() / largest
-        far = np.abs(full[::step][: want.size] - want).max() / largest
-        assert far <= max(1e-3, 4 * conditioning), (tensor, far, conditioning)
-        checked, loose = checked + 1, loose + (far > 1e-3)
-    assert checked > 50
+        largest, full = np.abs(want).max(), ours[name].ravel()
+        conditioning = max(np.abs(full - other[name].ravel()).max() for other in near) / largest
+        every = 1 if want.size == full.size else -(-full.size // 4096)
+        far = np.abs(full[::every][: want.size] - want).max() / largest
+        assert far <= max(1e-3, 3 * conditioning), (name, far, conditioning)
+        assert conditioning < 0.2, name  # else this would be no test
+        checked += 1
+    assert checked > 25
 
 
 # Slow: compiling the step of the full network takes a minute or two on a CPU.
@@ -271,11 +270,13 @@ def check_gradients(recipe, detector, variables, wanted, ours, case):
 def test_a_training_step_equals_the_golden(shared, recipe, weights, case):
     wanted, (name, fields) = golden(shared, case), CASES[case]
     detector = models.build(name, **fields)
-    grads, losses, changed, _ = stepped(detector, weights(case), golden_batch(recipe))
+    step, batch = stepper(detector, weights(case)), golden_batch(recipe)
+    grads, losses, changed = step(batch)
     assert losses["box"] == pytest.approx(wanted["train/loss_l"], rel=1e-5)
     assert losses["class"] == pytest.approx(wanted["train/loss_c"], rel=1e-5)
-    theirs = bridge.to_torch(name, {"params": grads, **changed}, **fields)
-    check_gradients(recipe, detector, weights(case), wanted, theirs, case)
+    to_torch = functools.partial(bridge.to_torch, name, **fields)
+    theirs = to_torch({"params": grads, **changed})
+    check_gradients(step, batch, wanted, theirs, to_torch)
     for key in (key for key in wanted if key.startswith("train/buf/")):
         buffer, want = theirs[key.removeprefix("train/buf/")], wanted[key]
         # The 1x1 level has two values a channel at batch 2: what precedes it is amplified.
