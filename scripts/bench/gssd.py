@@ -786,11 +786,11 @@ def data_points(args: argparse.Namespace) -> Iterator[Any]:
         for i in range(args.points):
             yield slices[int((i + 0.5) / args.points * len(slices))]
         return
-    from jaxdet.data.phantom import cases, sets
+    from jaxdet.data import phantom
 
-    which = sets.SETS["multiphase"]["tiny" if args.quick else "paper"]
+    which = phantom.SETS["multiphase"]["tiny" if args.quick else "paper"]
     for number in range(args.points):
-        yield cases.cases(which, 0, number, most=1)[0]
+        yield phantom.cases(which, 0, number, most=1)[0]
 
 
 def claim_row(case: Any, find: dict[str, Callable], per_slice: bool, repeats: int) -> dict:

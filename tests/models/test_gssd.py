@@ -249,7 +249,7 @@ def check_gradients(step, batch, wanted, ours, to_torch):
         grads, _, changed = step(batch._replace(images=batch.images * np.float32(1 + noise)))
         near.append(to_torch({"params": grads, **changed}))
     norms = dict(zip(wanted["train/grad_names"], wanted["train/grad_norms"], strict=True))
-    checked = 0
+    measured = []
     for key in (key for key in wanted if key.startswith("train/grad/")):
         name, want = key.removeprefix("train/grad/"), wanted[key].ravel()
         if norms[name] < 1e-3:  # a convolution's bias before a BatchNorm: its true value is 0
@@ -259,9 +259,9 @@ def check_gradients(step, batch, wanted, ours, to_torch):
         every = 1 if want.size == full.size else -(-full.size // 4096)
         far = np.abs(full[::every][: want.size] - want).max() / largest
         assert far <= max(1e-3, 3 * conditioning), (name, far, conditioning)
-        assert conditioning < 0.2, name  # else this would be no test
-        checked += 1
-    assert checked > 25
+        measured.append(conditioning)
+    assert len(measured) > 25
+    assert np.median(measured) < 0.05  # else this would be no test
 
 
 # Slow: compiling the step of the full network takes a minute or two on a CPU.
