@@ -312,8 +312,11 @@ def torch_align(part: Any, x: Any, gate: Any) -> Any:
 
     pairs = zip(x.chunk(GROUPS, 1), gate.chunk(GROUPS, 1), strict=True)
     x = torch.cat(list(itertools.chain(*pairs)), 1)
-    offsets, mask = part.conv_offset_mask(x).split((18 * GROUPS, 9 * GROUPS), 1)
-    return deform_conv2d(x, offsets, part.weight, part.bias, padding=1, mask=mask.sigmoid())
+    offsets, mask = part.conv_offset_mask(x).float().split((18 * GROUPS, 9 * GROUPS), 1)
+    # In float32: torchvision's autocast does so by itself on a GPU, on a CPU it has none.
+    with torch.autocast(x.device.type, enabled=False):
+        more = {"padding": 1, "mask": mask.sigmoid()}
+        return deform_conv2d(x.float(), offsets, part.weight, part.bias, **more)
 
 
 def torch_forward(net: Any, x: Any) -> tuple[Any, Any]:
@@ -843,7 +846,10 @@ def show(row: dict) -> None:
 def look_for_peer(python: str) -> tuple[str, str]:
     """The Python that has torchvision, or none and why."""
     look = [python, "-c", "import torch, torchvision.ops"]
-    found = subprocess.run(look, capture_output=True, text=True)
+    try:
+        found = subprocess.run(look, capture_output=True, text=True)
+    except OSError as error:
+        raise SystemExit(f"--peer-python: {error}") from None
     if not found.returncode:
         return python, ""
     return "", f"PyTorch not measured: {(found.stderr.strip().splitlines() or [''])[-1]}"
