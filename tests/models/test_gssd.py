@@ -320,8 +320,8 @@ def test_a_phase_stays_apart_until_it_is_fused():
     module = models.from_config(cfg).module
     (image,) = models.example(cfg, 0)
     call = jax.jit(functools.partial(module.apply, capture_intermediates=True, mutable=True))
-    variables = jax.jit(module.init)(jax.random.key(0), image)
-    rng = np.random.default_rng(0)
+    shapes, rng = jax.eval_shape(module.init, jax.random.key(0), image), np.random.default_rng(0)
+    variables = jax.tree.map(lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), shapes)
     image = rng.uniform(0, 1, image.shape).astype(np.float32)
     other = image.copy()
     other[..., 3:6] = rng.uniform(0, 1, other[..., 3:6].shape)  # the second phase
@@ -350,8 +350,11 @@ def test_detections_are_in_pixels_of_the_image():
 def fresh():
     """Parameters as training starts with them, by path."""
     _, detector = narrow()
-    shape = jax.ShapeDtypeStruct((1, 300, 300, 12), jnp.float32)
-    init = jax.jit(lambda key: detector.module.init(key, jnp.zeros(shape.shape)))
+    # Hundreds of small programs that run once: not worth optimising.
+    quick = {"xla_backend_optimization_level": 0}
+    init = jax.jit(
+        lambda key: detector.module.init(key, jnp.zeros((1, 300, 300, 12))), compiler_options=quick
+    )
     leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(init(jax.random.key(0)))["params"])
     return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
 
