@@ -34,7 +34,14 @@ def infer_fields(state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _infer_gssd(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict[str, Any]]:
     normed = "vgg.1.running_mean" in shapes
-    groups = 64 // shapes["vgg.3.weight" if normed else "vgg.2.weight"][1]
+    second = "vgg.3.weight" if normed else "vgg.2.weight"
+    absent = [name for name in (second, "conf.0.weight") if len(shapes.get(name, ())) != 4]
+    if absent:
+        raise ValueError(
+            f"these tensors are no whole SSD or GSSD: wanted {' and '.join(absent)} of four axes "
+            f"among {len(shapes)} tensors. Is it the state dict of the whole detector?"
+        )
+    groups = 64 // shapes[second][1]
     fields: dict[str, Any] = {
         "image_size": 512 if "loc.6.weight" in shapes else 300,
         "channels": shapes[GSSD_ANCHOR][1] * groups,

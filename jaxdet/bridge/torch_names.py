@@ -47,7 +47,7 @@ def from_torch(
     if first.torch_name in tensors:
         tensors[first.torch_name] = fit_stem(tensors[first.torch_name], first.shape, stem)
     own = [e for e in entries if e.leaf and not e.alias]
-    needed = [e for e in entries if e in own or e.torch_name in tensors]
+    needed = [e for e in entries if (e.leaf and not e.alias) or e.torch_name in tensors]
     _refuse(name, _mismatches(needed, tensors))
     flat = {tuple(e.leaf.split("/")): _to_flax(tensors[e.torch_name], e.kind) for e in own}
     return traverse_util.unflatten_dict(flat)

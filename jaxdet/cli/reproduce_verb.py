@@ -48,7 +48,7 @@ def reproduce(
     positives on slices without a tumour. pca-table3: the Siamese network alone.
     GSSD++. gssd-table1: the detectors. gssd-table2: how well the phases' livers cover each other.
     gssd-table3: the ablations. gssd-tableS1, -tableS2, -fig5: the detectors on registered sets, and
-    what misalignment costs them.
+    what misalignment costs them. gssd-inside: their gates, sampling points and offsets in pictures.
     docs/reproduce.md says what each scale means and which fields hold what a paper leaves open.
 
     Args:

@@ -53,18 +53,6 @@ SSD = {  # by the side of the image: 8732 and 24564 priors
         ),
     ),
 }
-COCO300 = Layout(  # the cells of SSD[300] with smaller boxes
-    300,
-    tuple(
-        level._replace(min_px=low, max_px=high)
-        for level, low, high in zip(
-            SSD[300].levels,
-            (21, 45, 99, 153, 207, 261),
-            (45, 99, 153, 207, 261, 315),
-            strict=True,
-        )
-    ),
-)
 
 
 def boxes_a_cell(layout: Layout) -> tuple[int, ...]:

@@ -197,3 +197,6 @@ def test_name_and_fields_are_read_from_the_shapes(size):
 def test_what_is_no_yolov8_is_not_guessed():
     with pytest.raises(ValueError, match="no YOLOv8 detector"):
         infer_fields({"layer.weight": np.zeros(3)})
+    trunk = {"vgg.0.weight": np.zeros((64, 3, 3, 3)), "L2Norm.weight": np.zeros(512)}
+    with pytest.raises(ValueError, match=r"wanted vgg.2.weight and conf.0.weight of four axes"):
+        infer_fields(trunk)

@@ -22,7 +22,6 @@ def test_equal_the_reference(shared, name):
     ("layout", "total", "kinds"),
     [
         (priors.SSD[300], 8732, (4, 6, 6, 6, 4, 4)),
-        (priors.COCO300, 8732, (4, 6, 6, 6, 4, 4)),
         (priors.SSD[512], 24564, (4, 6, 6, 6, 6, 4, 4)),
     ],
 )
@@ -44,11 +43,6 @@ def test_first_rows_by_hand():
         (12 / 300, 4 / 300, side, side),  # the next column, not the next row
     ]
     np.testing.assert_allclose(first, wanted, rtol=1e-6)
-
-
-def test_coco_starts_smaller():
-    first = priors.ssd(shapes(priors.COCO300), priors.COCO300)[0]
-    np.testing.assert_allclose(first, [4 / 300, 4 / 300, 0.07, 0.07], rtol=1e-6)
 
 
 def test_sides_end_at_the_image():
