@@ -28,7 +28,7 @@ from jaxdet.models.detector import Detector
 from jaxdet.nn import gate, pool, vgg
 from jaxdet.nn.align import ALIGN
 from jaxdet.nn.fuse import FUSE
-from jaxdet.nn.grouped import Conv, ConvReLU
+from jaxdet.nn.grouped import Conv, ConvReLU, Grouping
 from jaxdet.nn.norm import L2Norm
 from jaxdet.ops import detect, images, priors
 from jaxdet.types import Array, Batch, Detections
@@ -82,7 +82,7 @@ class Config:
     align_conv: Literal["dense", "grouped"] = "dense"  # grouped: as the paper's Fig. 2 draws it
     align_start: Literal["zero", "xavier"] = "zero"  # of the offsets' convolution
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
-    grouping: Literal["auto", "native", "split"] = "auto"  # how groups are computed: nn.grouped
+    grouping: Grouping = "auto"  # how groups are computed
     # loss
     match_threshold: float = 0.5
     neg_ratio: float = 3.0  # hard negatives for each positive

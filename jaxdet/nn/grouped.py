@@ -1,8 +1,9 @@
 """Convolutions that keep groups of channels apart, such as the phases of a CT.
 
 XLA's own grouped convolution is many times slower on a CPU than one convolution a group, forward
-and back (scripts/bench/gssd.py); on an accelerator it is one kernel. Kernels are [h, w, I / groups,
-O] either way, so a checkpoint does not know which was used.
+and back (scripts/bench/gssd.py), and of few channels one dense convolution is quicker still; on an
+accelerator XLA's own is one kernel. Kernels are [h, w, I / groups, O] in every way, so a checkpoint
+does not know which was used.
 """
 
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from jaxdet.nn.conv import torch_default
 from jaxdet.nn.norm import NORM
 from jaxdet.types import Array
 
-Grouping = Literal["auto", "native", "split"]
+Grouping = Literal["auto", "native", "split", "diagonal"]
 Start = Literal["torch", "xavier"]
 FLOAT32 = jnp.dtype("float32")
+FEW = 8  # inputs a group: up to here zeros cost less than more convolutions (scripts/bench/gssd.py)
 LAST = ("NHWC", "HWIO", "NHWC")  # channels last
 # Xavier's fan out counts all outputs of a grouped kernel, as PyTorch's does.
 KERNELS = {"torch": torch_default, "xavier": nn.initializers.xavier_uniform()}
@@ -37,8 +39,9 @@ def convolve(
 ) -> Float[Array, "B H2 W2 O"]:
     """Convolution in C / I groups: each sees its own C / groups inputs and gives O / groups.
 
-    grouping: native is one program of XLA, split one a group; auto is split on a CPU, native
-    elsewhere. The numbers are the same to rounding.
+    grouping: native is one program of XLA, split one a group, diagonal a dense one whose kernel is
+    0 between groups. auto is native, and on a CPU split, or diagonal for groups of few channels.
+    The numbers are the same to rounding.
     """
     groups = x.shape[-1] // kernel.shape[2]
     if groups * kernel.shape[2] != x.shape[-1] or kernel.shape[3] % max(groups, 1):
@@ -58,14 +61,29 @@ def convolve(
             feature_group_count=groups,
         )
 
-    if groups == 1 or not _splits(grouping):
+    way = _way(grouping, kernel.shape[2]) if groups > 1 else "native"
+    if way == "native":
         return plain(x, kernel, groups)
+    if way == "diagonal":
+        return plain(x, _diagonal(kernel, groups), 1)
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     return jnp.concatenate([plain(a, b, 1) for a, b in parts], -1)
 
 
-def _splits(grouping: Grouping) -> bool:
-    return grouping == "split" or (grouping == "auto" and jax.default_backend() == "cpu")
+def _way(grouping: Grouping, inputs: int) -> Grouping:
+    if grouping != "auto":
+        return grouping
+    if jax.default_backend() != "cpu":
+        return "native"
+    return "diagonal" if inputs <= FEW else "split"
+
+
+def _diagonal(kernel: Array, groups: int) -> Float[Array, "h w C O"]:
+    """[h, w, C / groups, O] as the kernel of all C inputs, 0 where the groups differ."""
+    h, w, inputs, outputs = kernel.shape
+    group_of = jnp.arange(outputs) // (outputs // groups)
+    mine = (jnp.arange(groups)[:, None, None] == group_of).astype(kernel.dtype)  # [G, 1, O]
+    return (kernel[:, :, None] * mine).reshape(h, w, groups * inputs, outputs)
 
 
 class Conv(nn.Module):

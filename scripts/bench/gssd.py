@@ -3,7 +3,7 @@
     python scripts/bench/gssd.py [--peer-python PYTHON_WITH_TORCHVISION] [--parts grouped step ...]
 
 grouped  the trunk's convolutions in 4 groups, forward and gradient, by the words of
-         `model.grouping`: XLA's own (native) and one a group (split); and PyTorch's
+         `model.grouping`: XLA's own (native), one a group (split), one dense (diagonal); PyTorch's
 step     a training step: forward, loss, backward, SGD. Beside ours the same network of public
          PyTorch modules, with our weights: parameters and loss must be the same
 memory   what XLA reserves for a step of GSSD++, compiled and not run. On a CPU that leaves out the
@@ -44,7 +44,7 @@ import numpy as np
 
 PARTS = ("grouped", "step", "memory", "claim")
 PRECISIONS = ("float32", "tf32", "bfloat16")
-WORDS, LAYOUTS = ("native", "split"), ("torch", "torch channels last")
+WORDS, LAYOUTS = ("native", "split", "diagonal"), ("torch", "torch channels last")
 WORK = ("forward", "gradient")
 SIDE, CHANNELS, GROUPS = 300, 12, 4
 TRUNK = {  # side in px, inputs, outputs, kernel, dilation; each kind that the trunk has
@@ -231,155 +231,7 @@ def jax_step(s: dict) -> tuple[dict[str, Callable], Callable, dict]:
     return {s["side"]: call}, dict, jax_about() | counts
 
 
-# the peer: SSD, GSSD and GSSD++ of public modules, with the official names of their weights
-
-
-def torch_network(name: str, width: float) -> Any:
-    """Modules of PyTorch by their official names (facts, gssd_reference 1); not yet connected."""
-    from torch import nn
-
-    groups, last, vgg = 1 if name == "ssd" else GROUPS, CHANNELS, []
-
-    def wide(features: int) -> int:
-        return max(round(features * width), 1)
-
-    def conv(inputs: int, outputs: int, *places: int, **how: int) -> list[Any]:
-        conv = nn.Conv2d(inputs, outputs, *places, groups=groups, **how)
-        return [conv, nn.BatchNorm2d(outputs)]
-
-    for stage, (features, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), 1):
-        for _ in range(count):
-            vgg += [*conv(last, wide(features), 3, padding=1), nn.ReLU(inplace=True)]
-            last = wide(features)
-        vgg += [nn.MaxPool2d(2, ceil_mode=stage == 3)] if stage < 5 else [nn.MaxPool2d(3, 1, 1)]
-    vgg += [*conv(last, wide(1024), 3, padding=6, dilation=6), nn.ReLU(inplace=True)]
-    vgg += [*conv(wide(1024), wide(1024), 1), nn.ReLU(inplace=True)]
-
-    extras, last = [], wide(1024)
-    for few, features, *places in (256, 512, 2, 1), (128, 256, 2, 1), *[(128, 256, 1, 0)] * 2:
-        extras += [*conv(last, wide(few), 1), *conv(wide(few), wide(features), 3, *places)]
-        last = wide(features)
-
-    sources = [wide(c) for c in (512, 1024, 512, 256, 256, 256)]
-    counts = list(zip(sources, (4, 6, 6, 6, 4, 4), strict=True))
-    net = {"vgg": nn.Sequential(*vgg), "extras": nn.ModuleList(extras)}
-    net["L2Norm"] = nn.ParameterDict({"weight": nn.Parameter(_filled(sources[0]))})
-    net["loc"] = nn.ModuleList(nn.Conv2d(c, 4 * n, 3, padding=1) for c, n in counts)
-    net["conf"] = nn.ModuleList(nn.Conv2d(c, 2 * n, 3, padding=1) for c, n in counts)
-    if name != "ssd":
-        for k, c in enumerate(sources, 1):
-            net |= {f"fuse_{k}1": nn.Conv2d(c, c, 1), f"bn_fuse_{k}1": nn.BatchNorm2d(c)}
-    if name == "gssd_pp":
-        for where in ("self_attn_base_list", "self_attn_list"):
-            net[where] = nn.ModuleList(map(torch_attention, sources))
-        c = sources[0]
-        align = nn.Conv2d(2 * c, c, 3)
-        align.conv_offset_mask = nn.Conv2d(2 * c, 27 * GROUPS, 3, padding=1)
-        net["dcn_list"] = nn.ModuleList([align])
-    return nn.ModuleDict(net)
-
-
-def torch_attention(c: int) -> Any:
-    from torch import nn
-    from torch.nn.utils import spectral_norm
-
-    sizes = {"theta": (c, c // 8), "phi": (c, c // 8), "g": (c, c // 2), "attn": (c // 2, c)}
-    convs = {f"snconv1x1_{k}": spectral_norm(nn.Conv2d(*io, 1)) for k, io in sizes.items()}
-    part = nn.ModuleDict(convs)
-    part.sigma = nn.Parameter(_filled(1))
-    return part
-
-
-def _filled(size: int) -> Any:
-    import torch
-
-    return torch.zeros(size)  # the weights are ours
-
-
-def torch_attend(part: Any, x: Any) -> tuple[Any, Any]:
-    """x with its gate added, and the gate (facts, gssd_reference 2.1); nothing is pooled at D 1."""
-    theta, phi, g = (part[f"snconv1x1_{k}"](x).flatten(2) for k in ("theta", "phi", "g"))
-    shares = (theta.transpose(1, 2) @ phi).softmax(-1)
-    mixed = (g @ shares.transpose(1, 2)).unflatten(2, x.shape[2:])
-    gate = part.sigma * part["snconv1x1_attn"](mixed)
-    return x + gate, gate
-
-
-def torch_align(part: Any, x: Any, gate: Any) -> Any:
-    """Features and gate phase by phase, through the deformable convolution."""
-    import torch
-    from torchvision.ops import deform_conv2d
-
-    pairs = zip(x.chunk(GROUPS, 1), gate.chunk(GROUPS, 1), strict=True)
-    x = torch.cat(list(itertools.chain(*pairs)), 1)
-    offsets, mask = part.conv_offset_mask(x).float().split((18 * GROUPS, 9 * GROUPS), 1)
-    # In float32: torchvision's autocast does so by itself on a GPU, on a CPU it has none.
-    with torch.autocast(x.device.type, enabled=False):
-        more = {"padding": 1, "mask": mask.sigmoid()}
-        return deform_conv2d(x.float(), offsets, part.weight, part.bias, **more)
-
-
-def torch_forward(net: Any, x: Any) -> tuple[Any, Any]:
-    """Deltas [B, 8732, 4] and logits [B, 8732, 2] (facts, gssd_reference 1.3)."""
-    import torch
-
-    levels: list[Any] = []
-
-    def attend(x: Any) -> tuple[Any, Any]:
-        if "dcn_list" not in net:
-            return x, None
-        return torch_attend(net["self_attn_base_list"][len(levels)], x)
-
-    def look(x: Any) -> None:
-        k = len(levels)
-        if "dcn_list" in net:
-            x, _ = torch_attend(net["self_attn_list"][k], x)
-        if "fuse_11" in net:
-            x = net[f"bn_fuse_{k + 1}1"](net[f"fuse_{k + 1}1"](x)).relu()
-        levels.append(x)
-
-    x, gate = attend(net["vgg"][:33](x))
-    if gate is not None:
-        x = torch_align(net["dcn_list"][0], x, gate)
-    length = x.norm(dim=1, keepdim=True) + 1e-10
-    look(x / length * net["L2Norm"]["weight"][:, None, None])
-    x, _ = attend(net["vgg"][33:](x))
-    look(x)
-    for first, norm, second, other in zip(*[iter(net["extras"])] * 4, strict=True):
-        x, _ = attend(other(second(norm(first(x)).relu())).relu())
-        look(x)
-
-    def joined(heads: str, last: int) -> Any:
-        maps = [head(x).permute(0, 2, 3, 1) for head, x in zip(net[heads], levels, strict=True)]
-        return torch.cat([a.reshape(len(a), -1, last) for a in maps], 1).float()
-
-    return joined("loc", 4), joined("conf", 2)
-
-
-def torch_loss(deltas: Any, logits: Any, priors: Any, boxes: Any) -> Any:
-    """SSD's loss for boxes [B, M, 4] of one class (facts, gssd_reference 3.2 and 3.3)."""
-    import torch
-    from torch.nn import functional
-    from torchvision.ops import box_convert, box_iou
-
-    overlap = box_iou(boxes.flatten(0, 1), box_convert(priors, "cxcywh", "xyxy"))
-    overlap = overlap.unflatten(0, boxes.shape[:2])  # [B, M, A]
-    best, truth = overlap.max(1)
-    for m, forced in enumerate(overlap.argmax(2).unbind(1)):  # the last truth wins
-        best.scatter_(1, forced[:, None], 2.0)
-        truth.scatter_(1, forced[:, None], m)
-    positive = best >= 0.5
-    matched = boxes.gather(1, truth[..., None].expand(-1, -1, 4))
-    x, y, w, h = box_convert(matched, "xyxy", "cxcywh").unbind(-1)
-    px, py, pw, ph = priors.unbind(-1)
-    wanted = [(x - px) / pw / 0.1, (y - py) / ph / 0.1, (w / pw).log() / 0.2, (h / ph).log() / 0.2]
-    off = functional.smooth_l1_loss(
-        deltas[positive], torch.stack(wanted, -1)[positive], reduction="sum"
-    )
-    surprise = functional.cross_entropy(logits.mT, positive.long(), reduction="none")
-    ranks = surprise.detach().masked_fill(positive, 0).argsort(1, descending=True).argsort(1)
-    most = (3 * positive.sum(1, keepdim=True)).clamp(max=len(priors) - 1)
-    return (off + surprise[positive | (ranks < most)].sum()) / positive.sum()
+# the peer's sides
 
 
 def torch_device(s: dict) -> tuple[str, dict]:
@@ -451,10 +303,11 @@ def torch_grouped(s: dict) -> tuple[dict[str, Callable], Callable, dict]:
 
 
 def torch_step(s: dict) -> tuple[dict[str, Callable], Callable, dict]:
+    import gssd_torch
     import torch
 
     where, about = torch_device(s)
-    net, stored = torch_network(s["model"], s["width"]), np.load(s["weights"])
+    net, stored = gssd_torch.network(s["model"], s["width"]), np.load(s["weights"])
     net.load_state_dict({name: torch.from_numpy(stored[name]) for name in net.state_dict()})
     net = net.to(device=where, memory_format=torch_layout(s["side"]))
     images, boxes = map(torch.from_numpy, image_batch(s["batch"]))
@@ -465,8 +318,8 @@ def torch_step(s: dict) -> tuple[dict[str, Callable], Callable, dict]:
 
     def call() -> float:
         with torch.autocast(where, **half):
-            deltas, logits = torch_forward(net, images)
-        loss = torch_loss(deltas, logits, priors, boxes)
+            deltas, logits = gssd_torch.forward(net, images)
+        loss = gssd_torch.loss(deltas, logits, priors, boxes)
         sgd.zero_grad()
         loss.backward()
         sgd.step()
@@ -477,7 +330,7 @@ def torch_step(s: dict) -> tuple[dict[str, Callable], Callable, dict]:
         return sum(parameter.numel() for parameter in net.parameters())
 
     with torch.device("meta"):
-        whole = count(torch_network(s["model"], 1.0))
+        whole = count(gssd_torch.network(s["model"], 1.0))
     return {s["side"]: call}, dict, about | {"parameters": count(net), "whole_parameters": whole}
 
 

@@ -16,7 +16,7 @@ def case(inputs=8, outputs=12, groups=4, kernel=3):
 
 @pytest.mark.parametrize("how", [{}, {"stride": 2, "padding": 1}, {"padding": 2, "dilation": 2}])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_split_and_native_agree_with_their_gradients(groups, how):
+def test_all_ways_agree_with_their_gradients(groups, how):
     x, kernel = case(groups=groups)
 
     def both(grouping):
@@ -24,20 +24,23 @@ def test_split_and_native_agree_with_their_gradients(groups, how):
         y, pull = jax.vjp(f, x, kernel)
         return y, *pull(jnp.cos(y))
 
-    for ours, theirs in zip(both("split"), both("native"), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    native = both("native")
+    for word in ("split", "diagonal"):
+        for ours, theirs in zip(both(word), native, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_auto_splits_on_a_cpu_and_nowhere_else(monkeypatch):
-    x, kernel = case()
+@pytest.mark.parametrize(("inputs", "count", "dense"), [(8, 1, True), (64, 4, False)])
+def test_auto_parts_groups_on_a_cpu_and_nowhere_else(monkeypatch, inputs, count, dense):
+    x, kernel = case(inputs=inputs)
 
-    def convolutions():
-        traced = jax.make_jaxpr(lambda x, k: convolve(x, k))(x, kernel)  # a new function each time
-        return str(traced).count("conv_general_dilated[")
+    def traced():
+        return str(jax.make_jaxpr(lambda x, k: convolve(x, k))(x, kernel))  # a new function a time
 
-    assert convolutions() == 4
+    assert traced().count("conv_general_dilated[") == count
+    assert ("feature_group_count=4" not in traced()) and (f"3,3,{inputs},12" in traced()) == dense
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert convolutions() == 1
+    assert traced().count("conv_general_dilated[") == 1 and "feature_group_count=4" in traced()
 
 
 def test_a_group_sees_its_own_channels_alone():
