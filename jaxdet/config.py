@@ -177,6 +177,7 @@ class Data:
     threads: int = 2  # reading threads
     pipeline: Literal["yolo", "ssd"] = "yolo"  # how training images are augmented
     ssd: SSDAugment = SSDAugment()  # of pipeline="ssd"; `augment` is that of "yolo"
+    lesions: bool = False  # lesion masks come with the boxes, for losses that are made from masks
     # official: as GSSD's own code has it, in training and evaluation: 8 bits, Pillow's resizing,
     # minus `official_mean`, min-max over all channels; clean: float, none of these
     input: Literal["clean", "official"] = "clean"
@@ -210,6 +211,17 @@ class Data:
         if self.input == "official" and self.pipeline != "ssd":
             raise ValueError(
                 'Data.input="official" is of the SSD family\'s pipeline: set data.pipeline="ssd"'
+            )
+        if self.lesions and self.pipeline != "ssd":
+            raise ValueError(
+                "Data.lesions: masks go through the SSD family's pipeline only: set"
+                ' data.pipeline="ssd", or data.lesions=False'
+            )
+        if self.lesions and self.source != "tfds":
+            raise ValueError(
+                f"Data.lesions wants masks, and source={self.source!r} has only boxes: set"
+                ' data.source="tfds" and data.builder, a set made by `jaxdet data make`, or'
+                " data.lesions=False"
             )
         if len(self.pad) not in (1, self.channels):
             raise ValueError(

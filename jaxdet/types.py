@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     boxes_xyxy: Float[Array, "*B M 4"]  # px of `images`
     labels: Int[Array, "*B M"]  # class index; -1 pads
     index: Int[Array, "*B"]  # position in the dataset; -1 marks an image that only fills the batch
+    # px of `images`: i + 1 on the lesion of box i, 0 on none. None: only boxes, as in evaluation
+    lesions: UInt8[Array, "*B H W"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Example:
     labels: Int[np.ndarray, "M"]
     name: str  # the file, or "phantom patient 3 slice 41": what an error message says
     patient: str  # examples of one patient never part
+    lesions: UInt8[np.ndarray, "H W"] | None = None  # i + 1 on the lesion of box i; None: not asked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,6 +102,8 @@ def test_folds_that_cannot_be_are_refused(fields, message):
         (lambda: config.Data(fractions=(0.0, 0.0, 0.0)), "one > 0"),
         (lambda: config.Data(pad=(0.0, 0.0)), "one value or 3, one a channel; got 2"),
         (lambda: config.Augment(mixup=1.5), "Augment.mixup is a probability"),
+        (lambda: config.Data(lesions=True, source="tfds"), 'masks go .* data.pipeline="ssd"'),
+        (lambda: config.Data(lesions=True, pipeline="ssd"), "source='phantom' has only boxes"),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(make, message):

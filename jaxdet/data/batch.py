@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, Shaped
 
 from jaxdet.config import Data
-from jaxdet.data import official, ssd
+from jaxdet.data import official, sources, ssd
 from jaxdet.data.mosaic import mosaic_perspective
 from jaxdet.data.transforms import (
     Letterbox,
@@ -64,7 +64,8 @@ def train_sample(
     With `mosaic`, the probabilities of mosaic and mixup are those of the config, their partners
     drawn from the whole dataset with replacement; without it there is neither, and pipeline="ssd"
     has none of the two. More boxes than `cfg.max_boxes` are an error that names the images: none is
-    ever left out silently.
+    ever left out silently. With `cfg.lesions` the masks come too, and an example that has only
+    boxes is an error, as sources.check_lesions says.
     Departs: the reference draws partners from a buffer of recent images unless all are in memory;
     that would make a sample depend on what was read before it.
     """
@@ -142,7 +143,7 @@ def eval_batches(
 
     The last batch is filled with blank images of index -1; the list has no entry for those. Images
     smaller than `image_size` grow, as the reference's loader makes them before it letterboxes.
-    An empty dataset gives no batch.
+    An empty dataset gives no batch. Masks are for training: Batch.lesions is None here.
     Departs: one square shape where the reference batches by aspect ratio, and one resize of rounded
     sides where it rounds up, so that evaluation and prediction see the same pixels.
     """
@@ -243,7 +244,10 @@ def _read(dataset: Dataset, cfg: Data, index: int) -> Sample:
     if cfg.input == "official":  # found before training, not at the first evaluation
         official.check_square(example.image, example.name)
     boxes, labels = example.boxes_xyxy.astype(np.float32), example.labels.astype(np.int32)
-    return Sample(example.image, boxes, labels)
+    if not cfg.lesions:
+        return Sample(example.image, boxes, labels)
+    sources.check_lesions(example)
+    return Sample(example.image, boxes, labels, example.lesions)
 
 
 def _example(dataset: Dataset, cfg: Data, index: int) -> Example:
@@ -281,9 +285,17 @@ def _collate(
     if len(kinds) != 1:
         raise ValueError(f"a batch wants images of one type; got {sorted(map(str, kinds))}")
     missing = batch_size - len(samples)
-    images = [s.image for s in samples] + [np.zeros_like(samples[0].image)] * missing
     truths = [pad_boxes(s.boxes_xyxy, s.labels, max_boxes) for s in samples]
     nothing = pad_boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), max_boxes)
     boxes, labels = zip(*truths, *[nothing] * missing, strict=True)
     index = np.array([*indices, *[-1] * missing], np.int32)
-    return Batch(np.stack(images), np.stack(boxes), np.stack(labels), index)
+    images = _filled([s.image for s in samples], missing)
+    masked = samples[0].lesions is not None
+    lesions = _filled([s.lesions for s in samples], missing) if masked else None
+    return Batch(images, np.stack(boxes), np.stack(labels), index, lesions)
+
+
+def _filled(
+    pictures: Sequence[Shaped[np.ndarray, "H W *C"]], missing: int
+) -> Shaped[np.ndarray, "B H W *C"]:
+    return np.stack([*pictures, *[np.zeros_like(pictures[0])] * missing])

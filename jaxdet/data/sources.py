@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from jaxdet.config import Data
-from jaxdet.data import duplicates, folds, images, layouts
+from jaxdet.data import duplicates, folds, images, layouts, masks
 from jaxdet.data.formats import Truth, different
 from jaxdet.types import Example
 
@@ -42,6 +42,9 @@ class Record:
     misaligned_mm: Float[np.ndarray, "M"] | None = None  # how far the phases lie apart there
     phase: str = ""  # on which the lesions were drawn
     pixel_mm: tuple[float, float] | None = None  # x, y
+    # Reads the mask, uint8 [H, W], i + 1 on the lesion of box i (of a set without crowds); gives
+    # None where there are only boxes. None: masks are not asked for (data.lesions).
+    lesions: Callable[[], np.ndarray | None] | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Dataset:
             labels=record.labels[taught],
             name=record.name,
             patient=record.patient,
+            lesions=None if record.lesions is None else record.lesions(),
         )
 
     def _stored(self, i: int) -> np.ndarray:
@@ -99,10 +103,11 @@ def load(cfg: Data, split: Split) -> Dataset:
 
     The phantom has no given lists: it is always split by patient. A split without a lesion, and
     pictures of a prepared set that look alike under two patients, are warnings.
-    The first image is read, so that wrong channels or a missing window are found here. A ValueError
-    names the file (and the field of the config) for: an empty split, a missing image, a faulty box
-    as `faulty_boxes` says, more boxes than `max_boxes`, class names other than `classes`, a patient
-    (or, in a prepared set, the same pixels) in two splits, a path without a patient.
+    The first image is read, so that wrong channels, a missing window or the lack of a mask that is
+    asked for are found here. A ValueError names the file (and the field of the config) for: an
+    empty split, a missing image, a faulty box as `faulty_boxes` says, more boxes than `max_boxes`,
+    class names other than `classes`, a patient (or, in a prepared set, the same pixels) in two
+    splits, a path without a patient.
     """
     if cfg.split == "given" and cfg.source != "phantom":
         names, lists = _given(cfg, split)
@@ -116,8 +121,35 @@ def load(cfg: Data, split: Split) -> Dataset:
         raise ValueError(f"{split} split has 0 images (0 patients) in {cfg.path or cfg.source}")
     _warn_without_lesion(dataset)
     _refuse_crowded(cfg, dataset)
-    dataset[0]
+    first = dataset[0]
+    if cfg.lesions:
+        check_lesions(first)
     return dataset
+
+
+def check_lesions(example: Example) -> None:
+    """ValueError, with its name, unless an example has the mask that data.lesions asks for.
+
+    Of the image's size, with no number beyond those of its boxes. An empty mask is one, and so is
+    one without a pixel of some box.
+    """
+    mask, count = example.lesions, len(example.labels)
+    if mask is None:
+        raise ValueError(
+            f"{example.name}: data.lesions asks for the mask of its lesions, but it has only boxes:"
+            " take a set with masks (`jaxdet data inspect` tells), or set data.lesions=False"
+        )
+    if mask.shape != example.image.shape[:2]:
+        raise ValueError(
+            f"{example.name}: its lesion mask is {list(mask.shape)}, its image"
+            f" {list(example.image.shape[:2])}: was the image resized without the mask?"
+        )
+    if mask.max(initial=0) > count or count > masks.MOST:
+        raise ValueError(
+            f"{example.name}: its lesion mask goes up to {mask.max(initial=0)}, but it has {count}"
+            f" boxes: wanted i + 1 on the lesion of box i, of {masks.MOST} boxes at most. Make the"
+            " set again, or set data.lesions=False"
+        )
 
 
 def tested_in(cfg: Data) -> tuple[tuple[Record, ...], Int[np.ndarray, "N"]]:
@@ -357,6 +389,10 @@ def _tfds(cfg: Data) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
     prepared = store.find(cfg.path, cfg.builder)
     channels = _channels(cfg, prepared.phases, prepared.metadata["neighbours"])
 
+    def mask(truth: store.Truth) -> Callable[[], np.ndarray | None]:
+        read = functools.partial(prepared.lesions, truth)
+        return functools.cache(read) if cfg.cache == "ram" else read
+
     def entry(truth: store.Truth) -> _Entry:
         pixel_mm = truth.spacing_mm[:2]
         record = Record(
@@ -371,6 +407,7 @@ def _tfds(cfg: Data) -> tuple[tuple[str, ...], dict[str, list[_Entry]]]:
             misaligned_mm=truth.misaligned_mm,
             phase=truth.annotated,
             pixel_mm=pixel_mm if np.isfinite(pixel_mm).all() else None,
+            lesions=mask(truth) if cfg.lesions else None,
         )
         read = functools.partial(_stored_channels, prepared, truth, channels)
         return _Entry(record, (), read, truth.same_pixels, truth.near_pixels)

@@ -5,12 +5,15 @@
 Expansion and crop only say which `Window` of the picture is seen, in px of the image as it was
 read, whole numbers; what lies beyond the image is padding. So pixels are resampled once, by the
 bilinear resizing of the evaluation's letterbox: without augmentation both show the same picture.
-Around it lies data.pad, as there; with input="official" the official mean.
+Around it lies data.pad, as there; with input="official" the official mean. A mask of lesions goes
+through the same windows, mirror and square, each of its pixels taken from the nearest one.
 
 Every function is pure, all that is random comes from the generator that is passed, and as many
 numbers are drawn whatever `photometric` says: its words see the same windows. Source: facts,
 gssd_reference 6.4.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped
@@ -18,7 +21,16 @@ from jaxtyping import Bool, Float32, Int64, Shaped
 from jaxdet.config import Data, SSDAugment
 from jaxdet.data import official
 from jaxdet.data.mosaic import Window
-from jaxdet.data.transforms import Sample, blank, clip_boxes, flip_lr, resize, to_unit
+from jaxdet.data.transforms import (
+    Sample,
+    blank,
+    clip_boxes,
+    flip_lr,
+    renumbered,
+    resize,
+    resize_lesions,
+    to_unit,
+)
 
 MODES = (None, 0.1, 0.3, 0.7, 0.9, 0.0)  # of a crop: the IoU it must reach; None: no crop
 TRIES = 50  # crops before another mode is drawn
@@ -53,6 +65,7 @@ def jitter(sample: Sample, share: float, rng: np.random.Generator) -> Sample:
     """The sample with each coordinate of its boxes moved by up to +- `share` of the image's side.
 
     Whole pixels, cut towards zero; clipped to the image; a box without area left stays as it was.
+    A mask stays where it is: what is meant are boxes drawn loosely, and pixels are not.
     Departs: the reference keeps the moves in 8 bits, where more than 127 px wrap around.
     """
     height, width = sample.image.shape[:2]
@@ -143,20 +156,34 @@ def crop(
 def view(sample: Sample, window: Window, pad: tuple[float, ...]) -> Sample:
     """What lies in the window, beyond the image `pad` (as transforms.blank takes it).
 
-    Boxes whose centre is strictly inside, in px of the window and clipped to it.
+    Boxes whose centre is strictly inside, in px of the window and clipped to it. The lesion of a
+    box that is left out leaves the mask as well, also where the window shows a part of it.
     """
-    image, height, width = sample.image, window.y1 - window.y0, window.x1 - window.x0
-    y0, y1 = np.clip([window.y0, window.y1], 0, image.shape[0]).tolist()
-    x0, x1 = np.clip([window.x0, window.x1], 0, image.shape[1]).tolist()
-    picture = image[y0:y1, x0:x1]
-    if (y0, y1, x0, x1) != (window.y0, window.y1, window.x0, window.x1):
-        picture = blank(height, width, pad, image)
-        down, right = y0 - window.y0, x0 - window.x0
-        picture[down : down + y1 - y0, right : right + x1 - x0] = image[y0:y1, x0:x1]
+    image, lesions = sample.image, sample.lesions
+    height, width = window.y1 - window.y0, window.x1 - window.x0
     keep = _centres_inside(np.array([window]), sample.boxes_xyxy)[0]
     corner = np.float32([window.x0, window.y0] * 2)
     boxes = clip_boxes(sample.boxes_xyxy[keep] - corner, height, width)
-    return Sample(picture, boxes, sample.labels[keep])
+    picture = _seen(image, window, lambda: blank(height, width, pad, image))
+    if lesions is not None:
+        lesions = _seen(lesions, window, lambda: np.zeros((height, width), np.uint8))
+    return Sample(picture, boxes, sample.labels[keep], renumbered(lesions, keep))
+
+
+def _seen(
+    picture: Shaped[np.ndarray, "H W *C"],
+    window: Window,
+    canvas: Callable[[], Shaped[np.ndarray, "H2 W2 *C"]],
+) -> Shaped[np.ndarray, "H2 W2 *C"]:
+    """What the window shows of a picture; on the canvas, of its size, where it looks beyond."""
+    y0, y1 = np.clip([window.y0, window.y1], 0, picture.shape[0]).tolist()
+    x0, x1 = np.clip([window.x0, window.x1], 0, picture.shape[1]).tolist()
+    part = picture[y0:y1, x0:x1]
+    if (x0, y0, x1, y1) == window:
+        return part
+    whole, down, right = canvas(), y0 - window.y0, x0 - window.x0
+    whole[down : down + y1 - y0, right : right + x1 - x0] = part
+    return whole
 
 
 def _before(
@@ -181,7 +208,8 @@ def _in_range(sample: Sample, cfg: Data) -> Sample:
         official.train(sample.image, cfg) if exact else to_unit(resize(sample.image, size, size))
     )
     boxes = clip_boxes(sample.boxes_xyxy * gain, size, size)  # again, as the product is rounded
-    return sample._replace(image=image, boxes_xyxy=boxes)
+    lesions = resize_lesions(sample.lesions, size, size)
+    return Sample(image, boxes, sample.labels, lesions)
 
 
 def _crops(

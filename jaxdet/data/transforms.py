@@ -28,6 +28,9 @@ class Sample(NamedTuple):
     image: Shaped[np.ndarray, "H W C"]  # uint8, or float32 in [0, 1]
     boxes_xyxy: Float32[np.ndarray, "M 4"]  # px of `image`
     labels: Int32[np.ndarray, "M"]
+    # px of `image`: i + 1 on the lesion of box i. None: only boxes. `warp`, `mixup` and mosaic make
+    # samples of images and boxes, without a mask: data.lesions refuses their pipeline.
+    lesions: UInt8[np.ndarray, "H W"] | None = None
 
 
 class Letterbox(NamedTuple):
@@ -101,6 +104,38 @@ def resize(
     )
 
 
+def resize_lesions(
+    lesions: UInt8[np.ndarray, "H W"] | None, height: int, width: int
+) -> UInt8[np.ndarray, "H2 W2"] | None:
+    """The mask at another size: the number under the centre of each new pixel. None stays None.
+
+    So it lies as `resize` lays the image. A centre between two pixels takes the right or lower one;
+    a lesion that no centre falls on is lost.
+    """
+    if lesions is None or lesions.shape == (height, width):
+        return lesions
+    # In whole numbers, as OpenCV's own nearest pixel is that of the upper left corner, or rounded.
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new)
+        for new, old in zip((height, width), lesions.shape, strict=True)
+    )
+    return lesions[rows][:, columns]
+
+
+def renumbered(
+    lesions: UInt8[np.ndarray, "H W"] | None, keep: Bool[np.ndarray, "M"]
+) -> UInt8[np.ndarray, "H W"] | None:
+    """The mask of the kept boxes: i + 1 on the lesion of the i-th of them, 0 on the others.
+
+    None stays None.
+    """
+    if lesions is None or keep.all():
+        return lesions
+    numbers = np.zeros(256, np.uint8)
+    numbers[1 + np.flatnonzero(keep)] = np.arange(1, 1 + keep.sum())
+    return numbers[lesions]
+
+
 def fitted_size(height: int, width: int, size: int) -> tuple[int, int]:
     """(height, width) of an image once its longer side is `size` px; fractions round up."""
     if min(height, width) < 1:
@@ -114,7 +149,11 @@ def fit_long_side(sample: Sample, size: int) -> Sample:
     before = sample.image.shape[:2]
     after = fitted_size(*before, size)
     gain = np.float32([after[1] / before[1], after[0] / before[0]] * 2)
-    return sample._replace(image=resize(sample.image, *after), boxes_xyxy=sample.boxes_xyxy * gain)
+    return sample._replace(
+        image=resize(sample.image, *after),
+        boxes_xyxy=sample.boxes_xyxy * gain,
+        lesions=resize_lesions(sample.lesions, *after),
+    )
 
 
 def letterbox(
@@ -306,7 +345,7 @@ def flip_lr(sample: Sample) -> Sample:
     x0, y0, x1, y1 = sample.boxes_xyxy.T
     width = np.float32(sample.image.shape[1])
     boxes = np.stack([width - x1, y0, width - x0, y1], axis=1)
-    return sample._replace(image=_mirror(sample.image, 1), boxes_xyxy=boxes)
+    return _mirrored(sample, 1, boxes)
 
 
 def flip_ud(sample: Sample) -> Sample:
@@ -314,7 +353,7 @@ def flip_ud(sample: Sample) -> Sample:
     x0, y0, x1, y1 = sample.boxes_xyxy.T
     height = np.float32(sample.image.shape[0])
     boxes = np.stack([x0, height - y1, x1, height - y0], axis=1)
-    return sample._replace(image=_mirror(sample.image, 0), boxes_xyxy=boxes)
+    return _mirrored(sample, 0, boxes)
 
 
 def _colours(
@@ -345,8 +384,10 @@ def _steps(factors: Float64[np.ndarray, "3"]) -> UInt8[np.ndarray, "256 3"]:
     return steps.astype(np.uint8)
 
 
-def _mirror(image: np.ndarray, code: int) -> np.ndarray:
-    return _by_fours(image, [0.0], lambda part, _: cv2.flip(part, code))
+def _mirrored(sample: Sample, code: int, boxes_xyxy: Float32[np.ndarray, "M 4"]) -> Sample:
+    image = _by_fours(sample.image, [0.0], lambda part, _: cv2.flip(part, code))
+    lesions = None if sample.lesions is None else cv2.flip(sample.lesions, code)
+    return Sample(image, boxes_xyxy, sample.labels, lesions)
 
 
 def _by_fours(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from jaxdet.data import batch as b
 from jaxdet.data import official, sources
 from jaxdet.data.builders import store
 from jaxdet.data.transforms import letterbox, to_unit
+from jaxdet.train import parallel
 from jaxdet.types import PHASES, Batch, CtSlice, Example
 
 CFG = Data(image_size=48, channels=4, max_boxes=12, pad=(0.1, 0.2, 0.3, 0.4))
@@ -19,9 +21,11 @@ SEVERAL = {"seed": 3, "batch_size": 4, "epochs": 2}
 class Images:
     """Random images of random sizes, `boxes` boxes each, made on the spot."""
 
-    def __init__(self, n, boxes=2, dtype=np.uint8, faulty=None, channels=4, shape=None):
+    def __init__(
+        self, n, boxes=2, dtype=np.uint8, faulty=None, channels=4, shape=None, masks=False
+    ):
         self.n, self.boxes, self.dtype, self.faulty = n, boxes, dtype, faulty
-        self.channels, self.shape = channels, shape
+        self.channels, self.shape, self.masks = channels, shape, masks
 
     def __len__(self):
         return self.n
@@ -37,7 +41,15 @@ class Images:
         low = rng.integers(0, 20, (self.boxes, 2))
         boxes = np.hstack([low, low + rng.integers(8, 20, (self.boxes, 2))]).astype(np.float32)
         labels = rng.integers(0, 3, self.boxes).astype(np.int32)
-        return Example(image, boxes, labels, f"scan{index}.png", f"patient{index}")
+        drawn = filled(boxes, height, width) if self.masks else None
+        return Example(image, boxes, labels, f"scan{index}.png", f"patient{index}", drawn)
+
+
+def filled(boxes, height, width):
+    mask = np.zeros((height, width), np.uint8)
+    for i, (x0, y0, x1, y1) in enumerate(boxes.astype(int), 1):
+        mask[y0:y1, x0:x1] = i
+    return mask
 
 
 def with_augment(cfg=CFG, **changes):
@@ -45,7 +57,8 @@ def with_augment(cfg=CFG, **changes):
 
 
 def same(a, c):
-    return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(a, c, strict=True))
+    pairs = [(x, y) for x, y in zip(a, c, strict=True) if not (x is None and y is None)]
+    return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in pairs)
 
 
 def test_order_is_a_permutation_of_its_own():
@@ -159,7 +172,8 @@ def test_a_row_is_the_sample_of_its_index():
     data = Images(6)
     for step, batch in enumerate(b.train_batches(data, with_augment(close_mosaic=1), **SEVERAL)):
         epoch = step // 2
-        for image, boxes, labels, index in zip(*batch, strict=True):
+        assert batch.lesions is None
+        for image, boxes, labels, index in zip(*batch[:4], strict=True):
             want = b.train_sample(
                 data, CFG, seed=3, epoch=epoch, index=int(index), mosaic=epoch < 1
             )
@@ -188,7 +202,9 @@ def test_processes_share_one_global_batch():
     parts = [b.train_batches(Images(7), CFG, **SEVERAL, process=p, processes=2) for p in range(2)]
     for want, one, two in zip(whole, *parts, strict=True):
         assert len(one.index) == len(two.index) == 2
-        assert same([np.concatenate(pair) for pair in zip(one, two, strict=True)], want)
+        assert one.lesions is two.lesions is None
+        halves = zip(one[:4], two[:4], strict=True)
+        assert same([np.concatenate(pair) for pair in halves], want[:4])
 
 
 def test_a_dataset_smaller_than_the_batch_fills_it_in_turn():
@@ -323,6 +339,84 @@ def test_the_official_input_refuses_oblong_images_by_name():
         b.train_sample(data, OFFICIAL, seed=0, epoch=0, index=1, mosaic=False)
     with pytest.raises(ValueError, match=message):
         b.letterboxed(data, OFFICIAL, 1)
+
+
+MASKED = dataclasses.replace(SSD, source="tfds", lesions=True)
+MASKED_OFFICIAL = dataclasses.replace(MASKED, input="official")
+
+
+@pytest.mark.parametrize("cfg", [MASKED, MASKED_OFFICIAL])
+def test_masks_are_numbered_as_the_padded_boxes(cfg):
+    data, cut = Images(6, boxes=4, shape=(50, 50), masks=True), 0
+    for batch in b.train_batches(data, cfg, **SEVERAL):
+        assert batch.lesions.shape == (4, 48, 48) and batch.lesions.dtype == np.uint8
+        for mask, boxes, labels in zip(batch.lesions, batch.boxes_xyxy, batch.labels, strict=True):
+            count = int((labels >= 0).sum())
+            assert mask.max() <= count and (count == 0 or mask.any())
+            cut += 4 - count
+            for number in np.unique(mask[mask > 0]):
+                rows, columns = np.nonzero(mask == number)
+                x0, y0, x1, y1 = boxes[number - 1]
+                assert x0 - 0.51 <= columns.min() and columns.max() + 1 <= x1 + 0.51
+                assert y0 - 0.51 <= rows.min() and rows.max() + 1 <= y1 + 0.51
+    assert cut > 5
+
+
+@pytest.mark.parametrize("cfg", [MASKED, MASKED_OFFICIAL])
+def test_masks_hang_on_no_thread_and_no_restart_and_change_nothing_else(cfg):
+    data = Images(6, shape=(50, 50), masks=True)
+    want = list(b.train_batches(data, cfg, **SEVERAL))
+    more = dataclasses.replace(cfg, threads=4)
+    assert all(map(same, b.train_batches(data, more, **SEVERAL, start_step=1), want[1:]))
+    off = dataclasses.replace(cfg, lesions=False)
+    for bare, batch in zip(b.train_batches(data, off, **SEVERAL), want, strict=True):
+        assert bare.lesions is None and same(bare[:4], batch[:4])
+
+
+def test_a_row_has_the_mask_of_its_index():
+    data = Images(5, masks=True)
+    for step, batch in enumerate(b.train_batches(data, MASKED, **SEVERAL)):
+        for mask, index in zip(batch.lesions, batch.index, strict=True):
+            key = {"seed": 3, "epoch": step // 2, "index": int(index), "mosaic": False}
+            np.testing.assert_array_equal(mask, b.train_sample(data, MASKED, **key).lesions)
+
+
+def test_evaluation_has_no_masks():
+    for batch, _ in b.eval_batches(Images(3, masks=True), MASKED, batch_size=2):
+        assert batch.lesions is None
+
+
+@pytest.mark.parametrize("cfg", [SSD, MASKED])
+def test_batches_with_and_without_masks_go_to_the_devices(cfg):
+    size = 2 * jax.local_device_count()
+    data = Images(4, masks=True)
+    (batch,) = b.train_batches(data, cfg, batch_size=size, epochs=1, seed=0)
+    (there,) = parallel.prefetch([batch])
+    back = parallel.join(there)
+    assert isinstance(back, Batch) and same(back, batch) and back.images.shape[0] == size
+
+
+def test_masks_that_are_asked_for_must_be_there_and_fit():
+    key = {"seed": 0, "epoch": 0, "index": 1, "mosaic": False}
+    with pytest.raises(ValueError, match=r"scan1\.png: data\.lesions asks .* has only boxes"):
+        b.train_sample(Images(3), MASKED, **key)
+
+    def faulty(change):
+        class Faulty(Images):
+            def __getitem__(self, index):
+                example = super().__getitem__(index)
+                # Past the check of the annotations, which only tests have.
+                object.__setattr__(example, "lesions", change(example.lesions))
+                return example
+
+        return Faulty(3, masks=True, shape=(50, 60))
+
+    with pytest.raises(
+        ValueError, match=r"scan1\.png: .* mask is \[25, 60\], its image \[50, 60\]"
+    ):
+        b.train_sample(faulty(lambda mask: mask[::2]), MASKED, **key)
+    with pytest.raises(ValueError, match=r"scan1\.png: .* goes up to 4, but it has 2 boxes"):
+        b.train_sample(faulty(lambda mask: 2 * mask), MASKED, **key)
 
 
 def four_phases(patient):

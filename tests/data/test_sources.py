@@ -315,7 +315,7 @@ def test_the_phantom_is_split_by_patient(monkeypatch):
     assert sorted(seen) == list(range(20))
 
 
-def ct_slice(patient, z, phases=PHASES, neighbours=3, count=1, noise=None):
+def ct_slice(patient, z, phases=PHASES, neighbours=3, count=1, noise=None, lesions=None):
     """A slice in which channel c of patient n is about 100 n + c."""
     hu = np.random.default_rng([patient, z] if noise is None else noise).integers(
         -9, 9, (32, 32, 1)
@@ -327,7 +327,7 @@ def ct_slice(patient, z, phases=PHASES, neighbours=3, count=1, noise=None):
         boxes_xyxy=np.array([[2, 3, 9, 12]] * count, np.float32).reshape(-1, 4),
         labels=np.zeros(count, np.int32),
         diameters_mm=np.full(count, 7, np.float32),
-        lesions=None,
+        lesions=lesions,
         livers=None,
         displacement_mm=None,
         spacing_mm=(1.0, 1.0, 2.0),
@@ -412,6 +412,58 @@ def test_records_of_a_csv_tell_what_its_columns_do(tmp_path):
         np.testing.assert_array_equal(record.diameters_mm, np.float32([f"8.{record.name[0]}"]))
         assert len(record.boxes_xyxy) == 1 and record.misaligned_mm is None
         assert (record.phase, record.pixel_mm) == ("portal", (0.7, 0.7))
+
+
+def mask(number=1):
+    drawn = np.zeros((32, 32), np.uint8)
+    drawn[3:12, 2:9] = number
+    return drawn
+
+
+def masked(cfg, **fields):
+    return change(cfg, lesions=True, pipeline="ssd", **fields)
+
+
+def test_masks_come_when_they_are_asked_for_and_are_not_read_before(tmp_path, monkeypatch):
+    drawn = [mask(), np.zeros((32, 32), np.uint8)]
+    examples = [("train", ct_slice(0, z, lesions=m)) for z, m in enumerate(drawn)]
+    cfg = prepared(tmp_path, examples)
+    for kept in ("none", "ram"):
+        data = sources.load(masked(cfg, cache=kept), "train")
+        for _ in range(2):
+            with ThreadPoolExecutor(4) as threads:
+                together = list(threads.map(data.__getitem__, [0, 1] * 4))
+            for i, example in enumerate(together):
+                np.testing.assert_array_equal(example.lesions, drawn[i % 2])
+    tmp_path.joinpath("fake").rename(tmp_path / "gone")
+    np.testing.assert_array_equal(data[0].lesions, mask())  # of the cache
+    tmp_path.joinpath("gone").rename(tmp_path / "fake")
+
+    def read(*_):
+        raise AssertionError("the mask is read")
+
+    monkeypatch.setattr(store.Prepared, "lesions", read)
+    assert all(example.lesions is None for example in sources.load(cfg, "train"))
+    with pytest.raises(AssertionError, match="the mask is read"):
+        sources.load(masked(cfg), "train")
+
+
+def test_a_set_of_boxes_has_no_masks_to_give(tmp_path):
+    cfg = masked(prepared(tmp_path, given()))
+    message = r"patient 0 slice 4: data\.lesions asks .* only boxes: .* set data\.lesions=False"
+    with pytest.raises(ValueError, match=message):
+        sources.load(cfg, "train")
+
+
+def test_a_mask_with_more_lesions_than_boxes_is_refused(tmp_path):
+    cfg = prepared(tmp_path, [("train", ct_slice(0, 4, count=2, lesions=mask(3)))])
+    message = r"patient 0 slice 4: its lesion mask goes up to 3, but it has 2 boxes: wanted i \+ 1"
+    with pytest.raises(ValueError, match=message):
+        sources.load(masked(cfg), "train")
+    many = ct_slice(0, 4, count=256, lesions=mask(3))
+    cfg = masked(prepared(tmp_path, [("train", many)], "fake/many"), max_boxes=300)
+    with pytest.raises(ValueError, match=r"has 256 boxes: .* 255 boxes at most"):
+        sources.load(cfg, "train")
 
 
 def test_reading_from_threads_is_reading(tmp_path):

@@ -342,3 +342,113 @@ def test_jitter_leaves_what_would_have_no_area():
     inside = ssd.jitter(edge, 0.05, rng()).boxes_xyxy
     assert (inside >= 0).all() and (inside <= 400).all()
     assert ssd.jitter(picture(boxes=NOTHING), 0.1, rng()).boxes_xyxy.shape == (0, 4)
+
+
+# Masks of lesions
+
+
+BOXES = ((31, 40, 77, 70), (4, 6, 24, 30), (80, 10, 115, 36), (90, 80, 110, 118), (40, 86, 66, 112))
+
+
+def masked(height=120, width=120):
+    """Lesions that fill their boxes, the image their numbers."""
+    mask = np.zeros((height, width), np.uint8)
+    for i, (x0, y0, x1, y1) in enumerate(BOXES, 1):
+        mask[y0:y1, x0:x1] = i
+    mask.setflags(write=False)
+    boxes = np.float32(BOXES)
+    return Sample(np.float32(mask[..., None]) / 5, boxes, np.arange(5, dtype=np.int32), mask)
+
+
+def box_of(mask, number):
+    rows, columns = (np.flatnonzero((mask == number).any(axis)) for axis in (1, 0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+@pytest.mark.parametrize("input", ["clean", "official"])
+@pytest.mark.parametrize("rule", ["official", "iou"])
+@pytest.mark.parametrize("size", [60, 240])
+def test_masks_follow_boxes(rule, input, size):
+    cfg = config(size=size, channels=1, pad=(0.0,), crop=rule, input=input)
+    counts = collections.Counter()
+    for seed in range(60):
+        got = ssd.train(masked(), cfg, rng(seed))
+        assert got.lesions.shape == (size, size) and got.lesions.dtype == np.uint8
+        count = len(got.labels)
+        assert np.unique(got.lesions[got.lesions > 0]).tolist() == list(range(1, count + 1))
+        for i, box in enumerate(got.boxes_xyxy):
+            np.testing.assert_allclose(box_of(got.lesions, i + 1), box, atol=0.51)
+        counts[count] += 1
+    assert set(counts) >= {1, 5} and len(counts) > 2
+
+
+def test_masks_follow_pixels():
+    cfg = config(size=240, channels=1, pad=(0.0,), photometric="none")
+    for seed in range(30):
+        got = ssd.train(masked(), cfg, rng(seed))
+        shown = np.append(-1, got.labels)[got.lesions] + 1  # the first numbers, which are painted
+        painted = got.image[..., 0] * 5
+        kept = np.isin(painted.round(), np.append(0, got.labels + 1))  # not those left out
+        assert (np.abs(painted - shown)[kept] < 0.5).mean() > 0.98  # but for blurred edges
+
+
+@pytest.mark.parametrize("input", ["clean", "official"])
+def test_a_mask_changes_nothing_else(input):
+    cfg = config(channels=1, input=input)
+    for seed in range(10):
+        first, again = (ssd.train(masked(), cfg, rng(seed)) for _ in range(2))
+        bare = ssd.train(masked()._replace(lesions=None), cfg, rng(seed))
+        assert bare.lesions is None
+        np.testing.assert_array_equal(first.lesions, again.lesions)
+        for a, b in zip(first[:3], bare[:3], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 120), (120, 160), (150, 120)])
+def test_without_augmentation_the_mask_lies_in_the_square(height, width):
+    sample, side = masked(height, width), max(height, width)
+    got = ssd.train(sample, still(size=side, channels=1), rng())
+    whole = np.zeros((side, side), np.uint8)
+    top, left = (side - height + 1) // 2, (side - width + 1) // 2
+    whole[top : top + height, left : left + width] = sample.lesions
+    np.testing.assert_array_equal(got.lesions, whole)
+
+
+def test_a_lesion_whose_box_is_left_out_leaves_the_mask():
+    window = Window(-5, 24, 96, 115)  # shows parts of the second to fourth, not their centres
+    assert (np.bincount(masked().lesions[24:115, :96].ravel()) > 0).all()
+    got = ssd.view(masked(), window, (0.0,))
+    assert got.labels.tolist() == [0, 4] and np.unique(got.lesions).tolist() == [0, 1, 2]
+    for number, (x0, y0, x1, y1) in enumerate(np.array(BOXES)[[0, 4]], 1):
+        wanted = np.zeros((120, 120), bool)
+        wanted[y0:y1, x0:x1] = True
+        np.testing.assert_array_equal(got.lesions[:, 5:] == number, wanted[24:115, :96])
+    assert not got.lesions[:, :5].any()
+    none = ssd.view(masked(), Window(0, 110, 20, 120), (0.0,))
+    assert none.lesions.shape == (10, 20) and not none.lesions.any()
+
+
+def test_mirroring_a_mask_is_an_involution():
+    plain, turned = (
+        ssd.train(masked(), config(size=60, channels=1, mirror=p), rng(4)) for p in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(flip_lr(flip_lr(turned)).lesions, turned.lesions)
+    # Centres that fall between two pixels take the right one, before and after the turn.
+    assert (flip_lr(turned).lesions == plain.lesions).mean() > 0.97
+    assert (turned.lesions != plain.lesions).mean() > 0.1
+
+
+def test_jitter_is_of_boxes():
+    sample = masked()
+    moved = ssd.jitter(sample, 0.05, rng())
+    assert moved.lesions is sample.lesions
+    assert not np.array_equal(moved.boxes_xyxy, sample.boxes_xyxy)
+
+
+def test_an_empty_mask_stays_empty():
+    empty = Sample(
+        np.zeros((40, 40, 1), np.float32), NOTHING, np.int32([]), np.zeros((40, 40), np.uint8)
+    )
+    for seed in range(10):
+        got = ssd.train(empty, config(channels=1), rng(seed))
+        assert got.lesions.shape == (60, 60) and not got.lesions.any()

@@ -465,3 +465,55 @@ def test_an_image_without_pixels_is_an_error():
 def test_the_room_loads_no_jax():
     code = "import sys, jaxdet.data.batch; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Masks of lesions
+
+
+def disc_mask(height=37, width=50):
+    y, x = np.indices((height, width))
+    mask = np.where((y - 10) ** 2 + (x - 12) ** 2 < 50, 1, 0)
+    mask[20:30, 25:44] = 2
+    return mask.astype(np.uint8)
+
+
+@pytest.mark.parametrize("after", [(37, 50), (20, 31), (80, 77), (111, 150), (1, 1), (37, 9)])
+def test_a_mask_shows_what_lies_under_the_centres_of_its_pixels(after):
+    mask = np.random.default_rng(0).integers(0, 256, (37, 50), np.uint8)
+    got = t.resize_lesions(mask, *after)
+    wanted = cv2.resize(mask, after[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    # OpenCV rounds where a centre falls between two pixels: there the right one is wanted.
+    middles = [(np.arange(n) + 0.5) * old / n for n, old in zip(after, mask.shape, strict=True)]
+    rows, columns = (np.abs(m - m.round()) > 1e-9 for m in middles)
+    np.testing.assert_array_equal(got[rows][:, columns], wanted[rows][:, columns])
+    rows, columns = (np.floor(m + 1e-9).astype(int) for m in middles)
+    np.testing.assert_array_equal(got, mask[np.ix_(rows, columns)])
+    assert got.dtype == np.uint8 and t.resize_lesions(None, *after) is None
+    assert (got is mask) == (after == mask.shape)
+
+
+def test_lesions_are_numbered_as_the_boxes_that_are_kept():
+    mask = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    keep = np.array([False, True, False, True, True])
+    assert t.renumbered(mask, keep).ravel().tolist() == [0, 0, 1, 0, 2, 3]
+    assert not t.renumbered(mask, np.zeros(5, bool)).any()
+    assert t.renumbered(mask, np.ones(5, bool)) is mask and t.renumbered(None, keep) is None
+    most = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    last = t.renumbered(most, np.arange(255) >= 1)
+    assert last.ravel().tolist() == [0, 0, *range(1, 255)]
+
+
+def test_a_mask_is_flipped_and_fitted_with_its_image():
+    mask = disc_mask()
+    image = np.repeat(mask[..., None] * 60, 3, axis=2)
+    sample = t.Sample(image, np.zeros((0, 4), np.float32), np.int32([]), mask)
+    for flip in (t.flip_lr, t.flip_ud):
+        turned = flip(sample)
+        np.testing.assert_array_equal(turned.image[..., 0], turned.lesions * 60)
+        assert not np.array_equal(turned.lesions, mask)
+        np.testing.assert_array_equal(flip(turned).lesions, mask)
+        assert flip(sample._replace(lesions=None)).lesions is None
+    fitted = t.fit_long_side(sample, 100)
+    assert fitted.lesions.shape == fitted.image.shape[:2] == (74, 100)
+    inside = (fitted.image[..., 0] > 60) == (fitted.lesions == 2)
+    assert inside.mean() > 0.97  # but for the edges that the image blurs

@@ -6,14 +6,17 @@ Hounsfield units are kept as they come, int16 or float32, as raw bytes; masks ar
 is the same for all examples (phases, neighbours, class names) is metadata of the set.
 """
 
+import zlib
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from jaxdet.data import duplicates, misalignment
 from jaxdet.types import CtSlice
 
 PIXELS = "hu"  # the one large feature, which has a reader of its own (records.py)
+LESIONS = "lesions"  # the mask, which training may read without all the others
 
 
 def features(dtype: Any) -> Any:
@@ -31,7 +34,7 @@ def features(dtype: Any) -> Any:
 
     large = {
         PIXELS: array(3, dtype, "bytes"),
-        "lesions": array(2, np.uint8, "zlib"),
+        LESIONS: array(2, np.uint8, "zlib"),
         "livers": array(3, np.uint8, "zlib"),
         "displacement_mm": array(4, np.float32, "zlib"),
     }
@@ -86,7 +89,7 @@ def to_features(one: CtSlice) -> dict[str, Any]:
         "diameters_mm": one.diameters_mm.astype(np.float32),
         "misaligned_mm": misalignment.misaligned_mm(one),
         "areas_px2": _areas(one),
-        "lesions": nothing[0] if one.lesions is None else one.lesions,
+        LESIONS: nothing[0] if one.lesions is None else one.lesions,
         "livers": nothing[1] if one.livers is None else one.livers.astype(np.uint8),
         "displacement_mm": (
             nothing[2] if one.displacement_mm is None else one.displacement_mm.astype(np.float32)
@@ -115,7 +118,7 @@ def from_features(stored: dict[str, Any], metadata: dict[str, Any]) -> CtSlice:
         boxes_xyxy=stored["boxes_xyxy"].reshape(-1, 4),
         labels=stored["labels"],
         diameters_mm=stored["diameters_mm"],
-        lesions=there("lesions"),
+        lesions=there(LESIONS),
         livers=None if livers is None else livers.astype(bool),
         displacement_mm=there("displacement_mm"),
         spacing_mm=(x, y, z),
@@ -126,6 +129,20 @@ def from_features(stored: dict[str, Any], metadata: dict[str, Any]) -> CtSlice:
         name=_text(stored["name"]),
         z=int(stored["z"]),
     )
+
+
+def unpacked(
+    stored: UInt8[np.ndarray, "_"], height: int, width: int
+) -> UInt8[np.ndarray, "H W"] | None:
+    """The mask of lesions out of the bytes of its feature, read-only; None where there is none.
+
+    ValueError for bytes that are no mask of that size.
+    """
+    try:
+        mask = np.frombuffer(zlib.decompress(stored), np.uint8)
+        return mask.reshape(height, width) if mask.size else None
+    except (zlib.error, ValueError) as error:
+        raise ValueError(f"no lesion mask of {height} x {width} pixels ({error})") from None
 
 
 def _text(stored: bytes | str) -> str:

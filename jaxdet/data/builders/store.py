@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from jaxdet.data.builders import features, records
 from jaxdet.types import CtSlice
@@ -47,6 +47,7 @@ class Truth:
     near_pixels: str
     shape: tuple[int, int, int]  # H, W, C
     place: records.Place = dataclasses.field(repr=False)
+    example: records.Place = dataclasses.field(repr=False)  # all that is stored of the slice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +73,28 @@ class Prepared:
         """Everything but pixels and masks of a split, which are not read."""
         known = features.truth_features()
         return [
-            _truth(known, *records.parts(place, tuple(known), f"{features.PIXELS}/value"))
+            _truth(known, place, *records.parts(place, tuple(known), f"{features.PIXELS}/value"))
             for place in self._places(split)
         ]
 
     def pixels(self, truth: Truth) -> Shaped[np.ndarray, "H W C"]:
         """The Hounsfield units of a slice, int16 or float32. Safe from several threads."""
         return records.array(truth.place, truth.shape, np.dtype(self.metadata["dtype"]))
+
+    def lesions(self, truth: Truth) -> UInt8[np.ndarray, "H W"] | None:
+        """i + 1 on the lesion of box i, read-only; None where only boxes are known.
+
+        Nothing else is read. Safe from several threads. ValueError, with the slice and the file,
+        where the set is damaged.
+        """
+        _, place = records.parts(truth.example, (), f"{features.LESIONS}/value")
+        stored = records.array(place, (place.size,), np.dtype(np.uint8))
+        try:
+            return features.unpacked(stored, *truth.shape[:2])
+        except ValueError as error:
+            raise ValueError(
+                f"{truth.name}: {error} in {place.file}: the set is damaged; make it again"
+            ) from None
 
     def slices(self, split: str) -> "Slices":
         """Every slice of a split with its masks, each read when it is asked for."""
@@ -308,8 +324,8 @@ class _Writer:
             self.open.popitem()[1].close()
 
 
-def _truth(known: Any, example: bytes, place: records.Place) -> Truth:
-    stored = known.deserialize_example_np(example)
+def _truth(known: Any, example: records.Place, small: bytes, place: records.Place) -> Truth:
+    stored = known.deserialize_example_np(small)
     x, y, z = (float(v) for v in stored["spacing_mm"])
     height, width, channels = (int(v) for v in stored["shape"])
     texts = ("name", "patient", "annotated", "same_pixels", "near_pixels")
@@ -323,6 +339,7 @@ def _truth(known: Any, example: bytes, place: records.Place) -> Truth:
         spacing_mm=(x, y, z),
         shape=(height, width, channels),
         place=place,
+        example=example,
     )
 
 

@@ -105,6 +105,26 @@ def test_a_set_survives_the_disk(prepared):
             assert np.isfinite(truth.misaligned_mm).all() == (made.displacement_mm is not None)
 
 
+def test_masks_are_read_alone(prepared):
+    for split in prepared.splits:
+        written = [made for name, made in EXAMPLES if name == split]
+        for made, truth in zip(written, prepared.truths(split), strict=True):
+            mask = prepared.lesions(truth)
+            assert (mask is None) == (made.lesions is None)
+            if mask is not None:  # that of a slice without a lesion is empty, and there
+                np.testing.assert_array_equal(mask, made.lesions)
+                assert mask.dtype == np.uint8 and not mask.flags.writeable
+
+
+def test_a_damaged_mask_is_named(prepared):
+    truth = dataclasses.replace(prepared.truths("train")[0], shape=(41, 40, 12))
+    message = r"patient 0 slice 4: no lesion mask of 41 x 40 pixels .* in .*array_record.*damaged"
+    with pytest.raises(ValueError, match=message):
+        prepared.lesions(truth)
+    with pytest.raises(ValueError, match="no lesion mask of 4 x 5 pixels"):
+        features.unpacked(np.arange(9, dtype=np.uint8), 4, 5)
+
+
 def test_tfds_itself_reads_it(prepared):
     import tensorflow_datasets as tfds
 
