@@ -98,6 +98,7 @@ def experiment(
         "width": study.scale.width,
         "image_size": study.data.image_size,
         "channels": study.data.channels,
+        **({"gate_pool": study.scale.gate_pool} if study.scale.gate_pool else {}),
     }
     fields = {name: value for name, value in usual.items() if name in known}
     model = models.config(row.model, **{**fields, **row.fields})

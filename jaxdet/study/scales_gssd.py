@@ -35,6 +35,7 @@ class Scale:
     # Each slice by itself, as the paper did; else its neighbours move with it, in a third of the
     # time
     per_slice: bool
+    gate_pool: int | None = None  # the down-sample factor D of all attention; None: the model's own
     steps: int = 0  # so many, to whole epochs, in place of train.epochs
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)  # of split="patient"
     cache: Literal["none", "ram"] = "ram"
@@ -112,23 +113,25 @@ SMALL = Scale(
 )
 TINY = Scale(
     size="tiny",
-    width=0.25,
+    width=0.125,
     split="patient",
     train=dataclasses.replace(
         SMALL.train,
-        epochs=6,
+        epochs=30,
         batch_size=4,
         nominal_batch=4,
         lr=1e-3,
         schedule="linear",
         warmup_epochs=1.0,
-        evaluate_every=2,
+        evaluate_every=5,
         log_every=10,
     ),
-    ssd=SSDAugment(crop="none"),
+    # A network that sees few pictures learns more from those that look like the ones of the test.
+    ssd=SSDAugment(crop="none", expand_probability=0.0, brightness=0.05, contrast=(0.8, 1.25)),
     input="clean",
     kinds=("nonrigid",),
     per_slice=False,
+    gate_pool=4,
 )
 SCALES: dict[Name, Scale] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
 
@@ -167,7 +170,7 @@ def train_of(scale: Scale, model: Any, images: int | None = None, seed: int = 0)
 
 def flags(scale: Scale) -> dict[str, Any]:
     """What of a scale decides numbers, as reproduce.json keeps it."""
-    plain = ("width", "split", "fractions", "input", "per_slice", "steps")
+    plain = ("width", "split", "fractions", "input", "per_slice", "gate_pool", "steps")
     return {
         **{name: to_json(getattr(scale, name)) for name in plain},
         **{
@@ -210,6 +213,10 @@ def _until(train: Train) -> str:
     return f"{factor:g}, to the " + train.lr_factors_until.replace("_", " ")
 
 
+def _range(pair: tuple[float, float]) -> str:
+    return "{:g} to {:g}".format(*pair)
+
+
 def _minutes(name: str) -> Callable[[Scale], str]:
     def told(scale: Scale) -> str:
         known = scale.minutes.get(name)
@@ -224,6 +231,7 @@ ROWS: dict[str, Callable[[Scale], str]] = {
     "train, val, test": _split,
     "input": lambda s: f"{SIDE_PX} px, {s.input}",
     "width": lambda s: f"{s.width:g}",
+    "attention's factor D": lambda s: f"{s.gate_pool}" if s.gate_pool else "the model's own",
     "length": _length,
     "optimizer": lambda s: _optimizer(s.train),
     "rate falls": lambda s: _falls(s.train),
@@ -231,6 +239,8 @@ ROWS: dict[str, Callable[[Scale], str]] = {
     "gradient clipped at": lambda s: f"{s.train.clip_norm:g}" if s.train.clip_norm else "never",
     "align factor": lambda s: _until(s.train),
     "photometric, crop": lambda s: f"{s.ssd.photometric}, {s.ssd.crop}",
+    "brightness, contrast": lambda s: f"+-{s.ssd.brightness:.2g}, {_range(s.ssd.contrast)}",
+    "expanded": lambda s: f"{s.ssd.expand_probability:.0%} up to {s.ssd.expand:g}",
     "registrations": lambda s: ", ".join(s.kinds),
     "registered": lambda s: "slice by slice" if s.per_slice else "by the central slice",
     "minutes, gssd": _minutes("gssd"),
