@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxdet.models import gssd as gssd_file
+from jaxdet.models import pixellink as pixellink_file
 from jaxdet.nn import vgg
 
 Row = tuple[str, str, str]
@@ -126,22 +127,63 @@ def gssd(cfg: Any) -> tuple[Row, ...]:
             for ours, theirs, part in parts
             for k in range(2, levels)
         ]
-    for ours, theirs, word in (
-        ("look", "self_attn_list", cfg.attention_heads),
-        ("attend", "self_attn_base_list", cfg.attention_trunk),
-    ):
-        if word == "self_gate":
-            rows += [(f"{ours}_{k}", f"{theirs}.{k}", "gate") for k in range(levels)]
+    heads = _gates("look", "self_attn_list", cfg.attention_heads, levels)
+    rows += heads + _gates("attend", "self_attn_base_list", cfg.attention_trunk, levels)
     if cfg.align == "deform":
         rows.append((f"align_{gssd_file.LEVELS.index(cfg.align_at)}", "dcn_list.0", "align"))
     return tuple(rows)
+
+
+def pixellink(cfg: Any) -> tuple[Row, ...]:
+    """The names of PixelLink or PixelLink++ with these fields (facts, gssd_reference 4.2)."""
+    if cfg.version != "4s":
+        raise ValueError(
+            f"official weights of PixelLink are of version 4s; got model.version {cfg.version!r}"
+        )
+    names = [f"conv{i}_{j}" for i, depth in vgg.DEPTHS.items() for j in range(1, depth + 1)]
+    trunk: list[Row] = [(f"{name}/conv", name, "conv") for name in (*names, "conv6", "conv7")]
+    numbers, number = [], 0  # in a flat list of convolutions, ReLUs and poolings
+    for depth in (*vgg.DEPTHS.values(), 2):
+        numbers += [number + 2 * j for j in range(depth)]
+        number += 2 * depth + 1
+    levels = range(len(pixellink_file.SOURCES["4s"]))
+    heads: list[Row] = [
+        (f"{ours}_{k}", f"out{k + 2}_{i}", "conv")
+        for k in levels
+        for i, ours in enumerate(("pixel", "link"), 1)
+    ]
+    if cfg.fuse == "conv1x1":
+        heads += [(f"fuse_{k}/conv1x1/conv", f"fuse{k + 2}", "conv") for k in levels]
+        if cfg.fuse_norm == "batch":
+            normed = [(f"fuse_{k}/conv1x1/norm", f"bn_fuse{k + 2}") for k in levels]
+            heads += [(ours, theirs, "batch_norm") for ours, theirs in normed]
+    heads += [("pixel", "final_1", "conv"), ("link", "final_2", "conv")]
+    numbers += range(numbers[-1] + 2, numbers[-1] + 2 + len(heads))
+    second = [
+        (ours, f"modules_except_dcn.{number}", f"{ALIAS}{part}")
+        for (ours, _, part), number in zip([*trunk, *heads], numbers, strict=True)
+    ]
+    rows = [*trunk, *second, *heads]
+    rows += _gates("attend", "self_attn_base_list", cfg.attention_trunk, len(levels))
+    rows += _gates("look", "self_attn_list", cfg.attention_heads, len(levels))
+    if cfg.align == "deform":
+        k = pixellink_file.SOURCES["4s"].index(cfg.align_at)
+        rows.append((f"align_{k}", "dcn_list.0", "align"))
+    return tuple(rows)
+
+
+def _gates(ours: str, theirs: str, word: str, levels: int) -> list[Row]:
+    count = levels if word == "self_gate" else 0
+    return [(f"{ours}_{k}", f"{theirs}.{k}", "gate") for k in range(count)]
 
 
 TABLES: dict[str, tuple[Row, ...] | Callable[[Any], tuple[Row, ...]]] = {
     **{f"yolov8{size}": YOLOV8 for size in "nsmlx"},
     "pca_yolo": YOLOV8,  # its detector; the Siamese network has no official weights
     **dict.fromkeys(("ssd", "gssd", "gssd_pp"), gssd),
+    **dict.fromkeys(("pixellink", "pixellink_g", "pixellink_pp"), pixellink),
 }
 
 GSSD_ANCHOR = "vgg.0.weight"
+PIXELLINK_ANCHOR = "conv1_1.weight"
 YOLOV8_WIDTHS = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}  # channels of the stem

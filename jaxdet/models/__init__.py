@@ -29,6 +29,10 @@ DETECTORS: dict[str, Entry] = {
     "ssd": Entry("gssd", {"groups": 1, "fuse": "none", **_PLAIN}),
     "gssd": Entry("gssd", _PLAIN),
     "gssd_pp": Entry("gssd", {}),
+    "pixellink": Entry("pixellink", {"groups": 1, "fuse": "none", **_PLAIN}),
+    "pixellink_g": Entry("pixellink", _PLAIN),
+    "pixellink_pp": Entry("pixellink", {}),
+    "mscr": Entry("mscr", {}),
 }
 SCORERS = ("siamese",)  # families that a RUN may hold, but no detectors
 

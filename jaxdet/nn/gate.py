@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxdet.nn.conv import torch_default
-from jaxdet.nn.grouped import FLOAT32, Grouping, convolve, uniform
+from jaxdet.nn.grouped import FLOAT32, KERNELS, Grouping, Start, bias_start, convolve
 from jaxdet.nn.norm import Spectral
 from jaxdet.ops import resample
 from jaxdet.types import Array
@@ -31,6 +30,7 @@ class NoGate(nn.Module):
     told: Told = "projected"
     dtype: jnp.dtype = FLOAT32
     grouping: Grouping = "auto"
+    start: Start = "torch"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> tuple[Array, Array | None]:
@@ -51,6 +51,7 @@ class SelfGate(nn.Module):
     the four convolutions in groups of a phase and still one map, per_phase a map a phase as well.
     told: which gate is given back. projected: sigma W_o g, C channels, as the code has it; raw: g
     under the attention, C / 2 channels, before W_o, as the paper's Fig. 2 draws it.
+    start: of the four convolutions, torch in GSSD++ and xavier in PixelLink++.
     """
 
     pool: int = 1
@@ -59,6 +60,7 @@ class SelfGate(nn.Module):
     told: Told = "projected"
     dtype: jnp.dtype = FLOAT32
     grouping: Grouping = "auto"
+    start: Start = "torch"
 
     @nn.compact
     def __call__(
@@ -69,7 +71,8 @@ class SelfGate(nn.Module):
         groups = 1 if self.interphase == "shared" else self.phases
         if c % (8 * groups):
             raise ValueError(f"attention over {c} channels wants a multiple of {8 * groups}")
-        part = {"groups": groups, "dtype": self.dtype, "grouping": self.grouping}
+        part = {"groups": groups, "dtype": self.dtype}
+        part |= {"grouping": self.grouping, "start": self.start}
         # A 1x1 convolution and an average may change places: pooled once for both, it is less work.
         few = x if self.pool == 1 else _averaged(x, self.pool)
         theta = SpectralConv(c // 8, **part, name="theta")(x, train=train)
@@ -95,13 +98,14 @@ class SpectralConv(nn.Module):
     groups: int = 1
     dtype: jnp.dtype = FLOAT32
     grouping: Grouping = "auto"
+    start: Start = "torch"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool) -> Float[Array, "B H W F"]:
         """C and features are multiples of `groups`."""
         fan_in = x.shape[-1] // self.groups
-        kernel = self.param("kernel", torch_default, (1, 1, fan_in, self.features))
-        bias = self.param("bias", uniform(fan_in), (self.features,))
+        kernel = self.param("kernel", KERNELS[self.start], (1, 1, fan_in, self.features))
+        bias = self.param("bias", bias_start(self.start, fan_in), (self.features,))
         kernel = Spectral(name="spectral")(kernel, train=train)
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), grouping=self.grouping)
         return y + bias.astype(self.dtype)

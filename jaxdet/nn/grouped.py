@@ -114,7 +114,7 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, inputs // self.groups, self.features)
         fan_in = self.kernel**2 * inputs // self.groups
         kernel = self.param("kernel", KERNELS.get(self.start, nn.initializers.zeros), shape)
-        bias = self.param("bias", _bias(self.start, fan_in), (self.features,))
+        bias = self.param("bias", bias_start(self.start, fan_in), (self.features,))
         pad = self.kernel // 2 * self.dilation if self.padding is None else self.padding
         y = convolve(
             x.astype(self.dtype),
@@ -127,14 +127,10 @@ class Conv(nn.Module):
         return y + bias.astype(self.dtype)
 
 
-def _bias(start: str, fan_in: int) -> Callable[..., Array]:
+def bias_start(start: str, fan_in: int) -> Callable[..., Array]:
+    """What a bias starts as: PyTorch's own draw for "torch", else zeros."""
     if start != "torch":
         return nn.initializers.zeros
-    return uniform(fan_in)
-
-
-def uniform(fan_in: int) -> Callable[..., Array]:
-    """U(+-1/sqrt(fan in)): what PyTorch draws biases from."""
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / fan_in**0.5

@@ -34,6 +34,17 @@ def bilinear(
     return apply(images, bilinear_matrix(rows, height), bilinear_matrix(columns, width))
 
 
+def align_corners(
+    images: Float[Array, "*B H W C"], height: int, width: int
+) -> Float[Array, "*B H2 W2 C"]:
+    """Images resampled bilinearly so that the centres of the corners stay: PyTorch's align_corners.
+
+    Output i looks at i * (n_in - 1) / (n_out - 1); a single output at the first pixel.
+    """
+    rows, columns = _sides(images)
+    return apply(images, corner_matrix(rows, height), corner_matrix(columns, width))
+
+
 def shrink(images: Float[Array, "*B H W C"], height: int, width: int) -> Float[Array, "*B H2 W2 C"]:
     """Images made smaller without aliasing: the linear kernel, as wide as an output pixel.
 
@@ -80,6 +91,13 @@ def bilinear_matrix(n_in: int, n_out: int) -> Matrix:
 def shrink_matrix(n_in: int, n_out: int) -> Matrix:
     """Weights of a triangle whose half width is an output pixel, but at least an input pixel."""
     return _triangles(n_in, n_out, max(1.0, n_in / max(n_out, 1)))
+
+
+def corner_matrix(n_in: int, n_out: int) -> Matrix:
+    """Weights of the two nearest pixels, the first and the last output on the first and last."""
+    _centres(n_in, n_out)  # refuses sizes below 1
+    at = np.arange(n_out) * ((n_in - 1) / max(n_out - 1, 1))
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(n_in)), 0).astype(np.float32)
 
 
 def average_matrix(n_in: int, n_out: int) -> Matrix:

@@ -15,6 +15,9 @@ SMALLEST = {"channels": 3, "num_classes": 2}
 # Not x, with its map; the SSD family has one image size, and four phases in 12 channels.
 NARROW = {"channels": 12, "num_classes": 2, "width": 1 / 8}
 OWN = {"pca_yolo": {"size": "n", "channels": 4}, "ssd": NARROW, "gssd": NARROW, "gssd_pp": NARROW}
+LINKED = {"channels": 12, "num_classes": 1, "image_size": 64}  # lesion or not
+OWN |= dict.fromkeys(("pixellink", "pixellink_g", "pixellink_pp"), {**LINKED, "width": 1 / 8})
+OWN["mscr"] = {**LINKED, "width": 1 / 16}
 SIZES = {64: (18, 34, 62), 300: (40, 80, 130, 180, 235, 290)}  # px, by the image's side
 FAST = {"yolov8n"}
 # The other words of every Literal field, each on the smallest model.
@@ -118,12 +121,14 @@ def check_contract(detector, channels=SMALLEST["channels"], side=64):
         assert np.isfinite(grad).all(), path
         if not is_normalised_away(path):
             assert np.any(grad != 0), f"{path} gets no gradient"
-    before, after = jax.device_get((variables["batch_stats"], changed["batch_stats"]))
+    stats = (tree.get("batch_stats", {}) for tree in (variables, changed))
+    before, after = jax.device_get(tuple(stats))
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), before, after)))
 
     empty = step(variables, batch_of((0, 0), channels, side))
     assert all(np.isfinite(value) for value in empty[1].values())
-    assert empty[1]["box"] == 0 and empty[1].get("dfl", 0) == 0
+    assert all(empty[1].get(part, 0) == 0 for part in ("box", "dfl", "link"))
+    assert {"box", "link"} & empty[1].keys()
     assert all(np.isfinite(grad).all() for grad in jax.tree.leaves(jax.device_get(empty[0])))
     assert len(traces) == 1  # a batch without boxes is no other program
 

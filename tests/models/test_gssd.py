@@ -1,12 +1,13 @@
 """SSD, GSSD and GSSD++ against the goldens of the reference and its parameter counts."""
 
 import functools
-import importlib.util
 
+import goldens
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from goldens import golden, official
 
 from jaxdet import bridge, models
 from jaxdet.bridge import infer
@@ -113,50 +114,22 @@ def test_words_change_what_they_name():
 
 @pytest.fixture(scope="module")
 def recipe(shared):
-    spec = importlib.util.spec_from_file_location("recipe", shared / "golden" / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@functools.cache
-def golden(shared, case):
-    return dict(np.load(shared / "golden" / f"gssd_golden_{case}.npz"))
-
-
-def official(shared, recipe, case):
-    """The golden's state dict with all its names, aliases too."""
-    wanted = golden(shared, case)
-    lines = (shared / f"golden/names/gssd_statedict_{case}.txt").read_text().splitlines()
-    rows = [line.split(maxsplit=2) for line in lines]
-    names = {name for name, *_ in rows}
-    state = {}
-    for name, kind, shape in rows:
-        true = name
-        if kind == "ALIAS":  # fuse_list1.0.weight is fuse_31.weight
-            head, number, leaf = name.split(".", 2)
-            true = f"{head.removesuffix('_list1')}_{int(number) + 3}1.{leaf}"
-        normed = true.rsplit(".", 1)[0] + ".running_mean" in names
-        dims = tuple(int(s) for s in shape.strip("()").split(",") if s.strip())
-        stored = wanted.get(f"sn/{true}")
-        drawn = recipe.gssd_tensor(true, dims, batch_norm=normed) if stored is None else stored
-        state[name] = drawn
-    return state
+    return goldens.recipe(shared)
 
 
 @pytest.fixture(scope="module")
-def weights(shared, recipe):
+def weights(shared):
     @functools.cache
     def load(case):
         name, fields = CASES[case]
-        return bridge.from_torch(name, official(shared, recipe, case), **fields)
+        return bridge.from_torch(name, official(shared, case), **fields)
 
     return load
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_official_weights_come_and_go_bit_for_bit(shared, recipe, weights, case):
-    state, (name, fields) = official(shared, recipe, case), CASES[case]
+def test_official_weights_come_and_go_bit_for_bit(shared, weights, case):
+    state, (name, fields) = official(shared, case), CASES[case]
     back = bridge.to_torch(name, weights(case), **fields)
     assert list(back) == list(state)
     for key, tensor in state.items():
@@ -168,8 +141,8 @@ def test_official_weights_come_and_go_bit_for_bit(shared, recipe, weights, case)
     jax.tree.map(np.testing.assert_array_equal, again, weights(case))
 
 
-def test_a_checkpoint_of_another_variant_is_a_table(shared, recipe):
-    state = official(shared, recipe, "gssd")
+def test_a_checkpoint_of_another_variant_is_a_table(shared):
+    state = official(shared, "gssd")
     with pytest.raises(ValueError, match=r"tensors do not fit gssd_pp") as told:
         bridge.from_torch("gssd_pp", state)
     assert "self_attn_list.0.sigma: wanted (1,), got nothing" in str(told.value)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from jaxdet.ops import resample
 
@@ -108,3 +109,19 @@ def test_batches_of_any_depth_and_jit_are_the_same():
     ours = jax.jit(lambda x: resample.bicubic(x, 12, 20))(images)
     assert ours.shape == (2, 3, 12, 20, 2) and ours.dtype == jnp.float32
     np.testing.assert_allclose(ours[1, 2], resample.bicubic(images[1, 2], 12, 20), atol=1e-6)
+
+
+def test_align_corners_is_what_interpolation_between_corner_centres_gives():
+    rng = np.random.default_rng(3)
+    image = rng.normal(size=(2, 5, 7, 3)).astype(np.float32)
+    grown = resample.align_corners(image, 11, 4)
+    rows, columns = np.linspace(0, 4, 11), np.linspace(0, 6, 4)
+    wanted = scipy.ndimage.map_coordinates(
+        image[1, ..., 2], np.meshgrid(rows, columns, indexing="ij"), order=1
+    )
+    np.testing.assert_allclose(grown[1, ..., 2], wanted, atol=1e-5)
+    np.testing.assert_allclose(grown[:, ::10, ::3], image[:, ::4, ::6], atol=1e-6)  # the corners
+    np.testing.assert_allclose(resample.align_corners(image, 5, 7), image, atol=1e-6)
+    np.testing.assert_allclose(
+        resample.align_corners(image, 1, 1)[:, 0, 0], image[:, 0, 0], atol=1e-6
+    )

@@ -40,7 +40,7 @@ AUDIT = to_json(audit([], [], score_threshold=0.5, protocol="l0sg"))
 TOYS = (
     Row("ssd", "SSD", dict.fromkeys(EIGHT, 50.0), "toy", {"width": 4}),
     Row("gssd", "GSSD", dict.fromkeys(EIGHT, 60.0), "toy", {"width": 6}),
-    Row("mscr", "MSCR", dict.fromkeys(EIGHT, 55.57), "mscr"),
+    Row("mscr", "MSCR", dict.fromkeys(EIGHT, 55.57), "not there yet"),
 )
 TWINS = tuple(
     row._replace(title=f"{row.title}, {kind}", paper=dict.fromkeys(EIGHT), registration=kind)
@@ -357,24 +357,28 @@ def test_every_row_that_is_built_has_an_experiment(table, tmp_path, monkeypatch)
         assert made["gssd_portal"].model == made["gssd"].model
         assert made["gssd"].train.lr_factors == ()
         return
-    changed = {
-        name: {
-            field.name: getattr(of.model, field.name)
-            for field in dataclasses.fields(of.model)
-            if getattr(of.model, field.name) != getattr(pp.model, field.name)
+    for whole in ("gssd_pp", "pixellink_pp"):
+        changed = {
+            name: {
+                field.name: getattr(of.model, field.name)
+                for field in dataclasses.fields(of.model)
+                if getattr(of.model, field.name) != getattr(made[whole].model, field.name)
+            }
+            for name, of in made.items()
+            if name.startswith(whole)
         }
-        for name, of in made.items()
-    }
-    assert changed == {
-        "gssd_pp": {},
-        "gssd_pp_offsets": {"align_groups": 1},
-        "gssd_pp_dc": {"align": "none"},
-        "gssd_pp_base": {"attention_trunk": "none"},
-        "gssd_pp_fusion": {"attention_heads": "none"},
-        "gssd_pp_interphase": {"interphase": "grouped"},
-        "gssd_pp_interphase_maps": {"interphase": "per_phase"},
-    }
-    assert made["gssd_pp_dc"].train.lr_factors == () != pp.train.lr_factors
+        assert changed == {
+            whole: {},
+            f"{whole}_offsets": {"align_groups": 1},
+            f"{whole}_dc": {"align": "none"},
+            f"{whole}_base": {"attention_trunk": "none"},
+            f"{whole}_fusion": {"attention_heads": "none"},
+            f"{whole}_interphase": {"interphase": "grouped"},
+            f"{whole}_interphase_maps": {"interphase": "per_phase"},
+        }
+        assert made[f"{whole}_dc"].train.lr_factors == () != made[whole].train.lr_factors
+    assert pp.train.lr_factors_until == "first_drop"
+    assert made["pixellink_pp"].train.lr_factors_until == "end"
     assert papers_gssd.TABLE3[0].paper == dict(zip(FOUR, (52.90, 65.20, 67.87, 77.22), strict=True))
 
 

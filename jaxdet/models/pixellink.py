@@ -1,0 +1,259 @@
+"""PixelLink, PixelLink + G.Conv & C.Fusion, PixelLink++: lesions as linked pixels.
+
+PixelLink    Deng 2018, arXiv:1801.01315: is a cell lesion, and which of its 8 neighbours are of the
+             same one? A lesion is what hangs together.
+PixelLink++  Lee 2021, arXiv:2112.01535: phases kept apart by grouped convolutions, self-attention
+             in the trunk and before the heads, and on conv3_3 a deformable convolution that aligns
+             the phases.
+
+    image -> VGG16 to conv3_3 -> attend -> align -> conv4_3 -> attend -> conv5_3 -> ... -> conv7
+                                           |                   |           |                |
+                             at every level: attend, fuse -> pixel and link scores
+    scores of conv7 + conv5_3, grown and added to those of conv4_3, and so on to the finest level
+
+The official code (facts, gssd_reference 4) is what is built; where the paper says otherwise, or
+nothing, a field has both.
+"""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxdet.config import config
+from jaxdet.losses.link import pixel_link
+from jaxdet.models.detector import Detector
+from jaxdet.nn import gate, pool, vgg
+from jaxdet.nn.align import ALIGN
+from jaxdet.nn.fuse import FUSE
+from jaxdet.nn.grouped import Conv, ConvReLU, Grouping
+from jaxdet.ops import images, links, resample
+from jaxdet.types import Array, Batch, Detections
+
+# How the official weights want their images (facts, gssd_reference 6); phases in their own order.
+OFFICIAL_DATA = {
+    "phases": ("arterial", "delayed", "portal", "precontrast"),
+    "window_hu": (-150.0, 250.0),
+    "pipeline": "ssd",
+    "input": "official",
+}
+SKIPS_EMPTY_IMAGES = True  # of its evaluator: facts, gssd_reference 8.1
+SOURCES = {  # the levels that have scores, finest first
+    "4s": ("conv3_3", "conv4_3", "conv5_3", "conv7"),
+    "2s": ("conv2_2", "conv3_3", "conv4_3", "conv5_3", "conv7"),
+}
+STRIDES = {"4s": 4, "2s": 2}
+PIXEL, LINK = 2, 16  # scores of a cell: no, yes; and the same of each of 8 neighbours
+Level = Literal["conv2_2", "conv3_3", "conv4_3", "conv5_3", "conv7"]
+
+
+@config
+class Config:
+    """Defaults are the official PixelLink++. Each field is a row of a table, or a question."""
+
+    version: Literal["4s", "2s"] = "4s"  # px of a cell; 2s with alignment has no working reference
+    image_size: int = 300  # px, square
+    channels: int = 12  # phase-major, three slices each
+    phases: int = 4
+    num_classes: int = 1  # a cell is lesion or not: there is one class
+    width: float = 1.0  # times the channels of all layers; the official weights have 1
+    groups: int = 4  # of the trunk's convolutions; 1 is plain PixelLink
+    fuse: Literal["conv1x1", "none"] = "conv1x1"  # no ReLU follows, unlike GSSD's
+    fuse_norm: Literal["none", "batch"] = "none"  # the paper does not say
+    neck: Literal["sum", "cascade"] = "sum"  # the paper does not say
+    attention_trunk: Literal["self_gate", "none"] = "self_gate"  # SA at base
+    attention_heads: Literal["self_gate", "none"] = "self_gate"  # SA at fusion
+    gate_pool: Literal[1, 2, 4, 8] = 2  # the down-sample factor D
+    interphase: Literal["shared", "grouped", "per_phase"] = "shared"
+    gate: Literal["projected", "raw"] = "projected"  # before W_o: as the paper's Fig. 2 draws it
+    align: Literal["deform", "none"] = "deform"  # the DC module
+    align_groups: int = 4  # 1: one offset for all phases
+    # Without attention in the trunk there is no gate, and it is "features" whatever this says
+    align_input: Literal["features+gate", "features+stopped_gate", "features"] = "features+gate"
+    align_at: Level = "conv3_3"  # the level that alignment follows; its output flows on
+    align_conv: Literal["dense", "grouped"] = "dense"  # grouped: as the paper's Fig. 2 draws it
+    # Of the offsets' convolution. The code draws it as all others; zero is GSSD++'s
+    align_start: Literal["xavier", "zero"] = "xavier"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
+    grouping: Grouping = "auto"  # how groups are computed
+    # loss
+    truth: Literal["box", "mask"] = "box"  # what lesion cells are: of the box, or of the lesion
+    border: Literal["clean", "official"] = "clean"  # official: links that leave the image wrap
+    neg_ratio: float = 3.0  # hard negatives for each positive
+    # decode
+    pixel_threshold: float = 0.2
+    link_threshold: float = 0.8
+    max_detections: int = 100
+
+    def check(self) -> None:
+        """Refuses groups that are no phases, more than one class, and a level that is none."""
+        if self.phases < 1 or self.channels % self.phases:
+            raise ValueError(
+                f"model.channels wants a multiple of the {self.phases} phases; got {self.channels}"
+            )
+        if not 0 < self.width <= 4:
+            raise ValueError(f"model.width wants more than 0, at most 4; got {self.width}")
+        if self.num_classes != 1:
+            raise ValueError(
+                f"PixelLink tells lesion from none: model.num_classes wants 1; got "
+                f"{self.num_classes}"
+            )
+        if self.image_size < 32:
+            raise ValueError(f"model.image_size wants 32 px or more; got {self.image_size}")
+        for name in ("groups",) + (("align_groups",) if self.align != "none" else ()):
+            if getattr(self, name) not in (1, self.phases):
+                raise ValueError(
+                    f"model.{name} wants 1 or {self.phases}, the number of phases; got "
+                    f"{getattr(self, name)}"
+                )
+        if self.align_at not in SOURCES[self.version]:
+            raise ValueError(
+                f"model.align_at wants {', '.join(SOURCES[self.version])} in version "
+                f"{self.version}; got {self.align_at!r}"
+            )
+
+
+class Outputs(NamedTuple):
+    """Raw answers of every cell of `stride` px; always float32."""
+
+    pixel_logits: Float[Array, "B H W 2"]  # no lesion, lesion
+    link_logits: Float[Array, "B H W 16"]  # neighbour i of ops.links.NEIGHBOURS: 2i no, 2i + 1 yes
+
+
+class PixelLink(nn.Module):
+    """Phase-major slices [B, S, S, C] in [0, 1] (or uint8) to Outputs; S is cfg.image_size."""
+
+    cfg: Config
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Outputs:
+        """`train`: by the statistics of the batch of all replicas; one power iteration.
+
+        Departs: the reference iterates twice a step, as it computes its attention twice.
+        """
+        cfg = self.cfg
+        _check(x, cfg)
+        made = {"norm": "none", "dtype": jnp.dtype(cfg.dtype), "grouping": cfg.grouping}
+        block = functools.partial(_block, cfg.width, groups=cfg.groups, start="xavier", **made)
+        found: list[Outputs] = []
+
+        def scored(level: str, x: Array) -> Array:
+            if level not in SOURCES[cfg.version]:
+                return x
+            x, scores = _scored(cfg, level, x, train=train)
+            found.append(scores)
+            return x
+
+        x = vgg.stage(1, block, images.to_unit(x).astype(cfg.dtype), train=train)
+        for stage, level in enumerate(("conv2_2", "conv3_3", "conv4_3", "conv5_3"), 2):
+            x = scored(level, vgg.stage(stage, block, pool.halve(x, ceil=True), train=train))
+        scored("conv7", vgg.top(block, x, train=train))
+        pixel, link = zip(*found, strict=True)
+        return Outputs(_joined(cfg, "pixel", pixel), _joined(cfg, "link", link))
+
+
+def _block(width: float, features: int, *places: int, **made: Any) -> ConvReLU:
+    return ConvReLU(max(round(features * width), 1), *places, **made)
+
+
+def _scored(cfg: Config, level: str, x: Array, *, train: bool) -> tuple[Array, Outputs]:
+    """What flows on from a level, attended and perhaps aligned; and its scores."""
+    dtype, k = jnp.dtype(cfg.dtype), SOURCES[cfg.version].index(level)
+    x, gated = _attention(cfg, cfg.attention_trunk, f"attend_{k}")(x, train=train)
+    x = ALIGN[cfg.align if level == cfg.align_at else "none"](
+        phases=cfg.phases,
+        guide=cfg.align_input,
+        offset_groups=cfg.align_groups,
+        weight_groups=cfg.phases if cfg.align_conv == "grouped" else 1,
+        offset_start=cfg.align_start,
+        dtype=dtype,
+        name=f"align_{k}",
+    )(x, gated)
+    seen, _ = _attention(cfg, cfg.attention_heads, f"look_{k}")(x, train=train)
+    fuse = FUSE[cfg.fuse](norm=cfg.fuse_norm, relu=False, dtype=dtype, name=f"fuse_{k}")
+    seen = fuse(seen, train=train)
+    head = functools.partial(_head, dtype)
+    return x, Outputs(head(f"pixel_{k}", PIXEL, seen), head(f"link_{k}", LINK, seen))
+
+
+def _attention(cfg: Config, word: str, name: str) -> nn.Module:
+    return gate.GATE[word](
+        pool=cfg.gate_pool,
+        phases=cfg.phases,
+        interphase=cfg.interphase,
+        told=cfg.gate,
+        dtype=jnp.dtype(cfg.dtype),
+        grouping=cfg.grouping,
+        start="xavier",
+        name=name,
+    )
+
+
+def _head(dtype: jnp.dtype, name: str, features: int, x: Array) -> Array:
+    return Conv(features, dtype=dtype, start="xavier", name=name)(x).astype(jnp.float32)
+
+
+def _joined(cfg: Config, name: str, levels: tuple[Array, ...]) -> Array:
+    """Scores of all levels, finest first, as those of the finest (Deng 2018, Fig. 3).
+
+    The coarser ones are grown and added; the neck "cascade" keeps all sums on the way, side by
+    side. A 1x1 convolution ends it.
+    """
+    sums = [levels[-1]]
+    for finer in reversed(levels[:-1]):
+        sums.append(resample.align_corners(sums[-1], *finer.shape[1:3]) + finer)
+    if cfg.neck == "cascade":
+        sides = levels[0].shape[1:3]
+        sums.append(jnp.concatenate([resample.align_corners(x, *sides) for x in sums], -1))
+    return _head(jnp.dtype("float32"), name, levels[0].shape[-1], sums[-1])
+
+
+def _check(x: Array, cfg: Config) -> None:
+    wanted = (cfg.image_size, cfg.image_size, cfg.channels)
+    if x.ndim != 4 or x.shape[1:] != wanted:
+        raise ValueError(
+            f"this model wants images [B, {', '.join(map(str, wanted))}]; got {list(x.shape)}. Set "
+            "model.image_size and data.image_size to the same size, and model.channels to the "
+            "data's channels: a number of slices for each of its phases"
+        )
+
+
+def loss(out: Outputs, batch: Batch, *, cfg: Config) -> dict[str, Array]:
+    """Cross-entropy of cells "pixel" and of links "link"; "total" is 2 pixel + link."""
+    told = {"shape": out.pixel_logits.shape[1:3], "stride": STRIDES[cfg.version]}
+    told["border"] = cfg.border
+    if cfg.truth == "box":
+        targets = links.of_boxes(batch.boxes_xyxy, batch.labels, **told)
+    elif batch.lesions is None:
+        raise ValueError('model.truth="mask" wants the masks of lesions: set data.lesions=True')
+    else:
+        targets = links.of_lesions(batch.lesions, **told)
+    return pixel_link(*out, targets, neg_ratio=cfg.neg_ratio)
+
+
+def decode(out: Outputs, *, cfg: Config) -> Detections:
+    """The surest components, in px: the extent of their cells, scored by their mean probability."""
+    found = links.decode(
+        *out,
+        stride=STRIDES[cfg.version],
+        most=cfg.max_detections,
+        pixel_threshold=cfg.pixel_threshold,
+        link_threshold=cfg.link_threshold,
+    )
+    # Where a side is no multiple of the stride the last cells reach beyond the image.
+    inside = jnp.minimum(found.boxes_xyxy, jnp.float32(cfg.image_size))
+    return found._replace(boxes_xyxy=inside)
+
+
+def example(cfg: Config, side: int) -> tuple[Float[np.ndarray, "1 S S C"]]:
+    """A black image of the size that the Config names, whatever `side` is."""
+    return (np.zeros((1, cfg.image_size, cfg.image_size, cfg.channels), np.float32),)
+
+
+def build(cfg: Config) -> Detector:
+    """The Detector of a Config."""
+    bind = functools.partial
+    return Detector(PixelLink(cfg), bind(loss, cfg=cfg), bind(decode, cfg=cfg))

@@ -1,0 +1,196 @@
+"""What should a pixel say of its neighbours, and which lesions follow from what it says?"""
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, UInt8
+
+from jaxdet.ops.components import NEIGHBOURS, Components, found, label
+from jaxdet.types import Array, Detections
+
+Border = Literal["official", "clean"]
+
+
+class Targets(NamedTuple):
+    """What every cell is told. A cell of several lesions is neither positive nor negative."""
+
+    positive: Bool[Array, "*B H W"]
+    negative: Bool[Array, "*B H W"]
+    weight: Float[Array, "*B H W"]  # every lesion sums to the same, all to their cells; 0 elsewhere
+    links: Bool[Array, "*B H W 8"]  # NEIGHBOURS of the same lesion
+
+
+def of_boxes(
+    boxes_xyxy: Float[Array, "B M 4"],
+    labels: Int[Array, "B M"],
+    *,
+    shape: tuple[int, int],
+    stride: int,
+    border: Border = "official",
+) -> Targets:
+    """The targets of boxes in px on `shape` (H, W) cells of `stride` px; labels of -1 pad.
+
+    A box covers all cells from that of its first corner to that of its last one, which is x1 itself
+    and not the pixel before: as the reference draws it (facts, gssd_reference 4.4). What lies off
+    the image covers nothing. No box, or none with a cell of its own, is no positive cell.
+    `border` "official" is the reference's slip: at the edge of the image a link over the opposite
+    edge counts as one inside, which shows on lesions one cell thick there. "clean": no such links.
+    """
+    first, last = jnp.split(jnp.trunc(jnp.trunc(boxes_xyxy) / stride), 2, axis=-1)
+
+    def covered(axis: int, length: int) -> Array:
+        at = jnp.arange(length)
+        inside = (at >= first[..., axis, None]) & (at <= last[..., axis, None])
+        return (inside & (labels >= 0)[..., None]).astype(jnp.float32)
+
+    rows, columns = covered(1, shape[0]), covered(0, shape[1])
+    number = rows * jnp.arange(1.0, labels.shape[1] + 1)[:, None]
+    times, owner = (
+        jnp.einsum("bmh,bmw->bhw", sides, columns, precision="highest") for sides in (rows, number)
+    )
+    owner = jnp.where(times == 1, owner, 0).astype(jnp.int32)
+    return _targets(owner, times == 0, labels.shape[1], border)
+
+
+def of_lesions(
+    lesions: UInt8[Array, "B S S"],
+    *,
+    shape: tuple[int, int],
+    stride: int,
+    border: Border = "official",
+) -> Targets:
+    """The targets of masks (i + 1 on lesion i, 0 on none) on `shape` (H, W) cells of `stride` px.
+
+    A cell belongs to every lesion that has a pixel in it. An empty mask is no positive cell, and
+    cells beyond the mask have no lesion; `border` as in `of_boxes`. A mask that is larger than the
+    cells is a ValueError.
+    """
+    (height, width), side = shape, lesions.shape[-1]
+    if side > min(height, width) * stride:
+        raise ValueError(
+            f"cells {shape} of {stride} px cover less than a mask of {side} px; wanted at least "
+            f"{-(-side // stride)} cells a side, the shape of the network's outputs"
+        )
+    room = ((0, 0), (0, height * stride - side), (0, width * stride - side))
+    blocks = jnp.pad(lesions, room).reshape(-1, height, stride, width, stride)
+    last = blocks.max(axis=(2, 4))
+    first = (blocks - 1).min(axis=(2, 4)) + 1  # none is 0, which turns into 255 and back
+    owner = jnp.where(first == last, last, 0).astype(jnp.int32)
+    return _targets(owner, last == 0, 255, border)  # all that uint8 can number
+
+
+def labelled(
+    pixel_logits: Float[Array, "*B H W 2"],
+    link_logits: Float[Array, "*B H W 16"],
+    *,
+    pixel_threshold: float = 0.2,
+    link_threshold: float = 0.8,
+) -> tuple[Int[Array, "*B H W"], Float[Array, "*B H W"]]:
+    """To which lesion each cell belongs, as `components.label` has it, and its probability.
+
+    A cell is positive where its probability is strictly above `pixel_threshold`, and joined to a
+    neighbour where that of the link (2k no, 2k + 1 yes) is strictly above `link_threshold`, on one
+    of both sides (facts, gssd_reference 4.6). NaN is neither.
+    """
+    pixels, links = pixel_logits.astype(jnp.float32), link_logits.astype(jnp.float32)
+    lead = pixels[..., 1] - pixels[..., 0]
+    joined = links[..., 1::2] - links[..., ::2] > _logit(link_threshold)
+    return label(lead > _logit(pixel_threshold), joined), jax.nn.sigmoid(lead)
+
+
+def components_of(
+    pixel_logits: Float[Array, "*B H W 2"],
+    link_logits: Float[Array, "*B H W 16"],
+    *,
+    most: int,
+    pixel_threshold: float = 0.2,
+    link_threshold: float = 0.8,
+    min_cells: int = 1,
+) -> Components:
+    """The `most` best lesions in cells, and how many there were of at least `min_cells` cells.
+
+    Thresholds as in `labelled`; a score is the mean probability of its cells. A stack of images is
+    quicker than vmap, see `components.label`.
+    """
+    labels, prob = labelled(
+        pixel_logits, link_logits, pixel_threshold=pixel_threshold, link_threshold=link_threshold
+    )
+    return found(labels, prob, most, min_cells)
+
+
+def decode(
+    pixel_logits: Float[Array, "*B H W 2"],
+    link_logits: Float[Array, "*B H W 16"],
+    *,
+    stride: int,
+    most: int,
+    pixel_threshold: float = 0.2,
+    link_threshold: float = 0.8,
+    min_cells: int = 1,
+) -> Detections:
+    """The `most` best lesions as boxes in px, by falling score; padded with zeros, labels -1.
+
+    A box is the extent of its cells of `stride` px (departs: the reference draws the envelope of a
+    rotated rectangle, metrics.envelope). As `components_of`, whose `count` tells whether `most` was
+    enough.
+    """
+    lesions = components_of(
+        pixel_logits,
+        link_logits,
+        most=most,
+        pixel_threshold=pixel_threshold,
+        link_threshold=link_threshold,
+        min_cells=min_cells,
+    )
+    labels = jnp.where(lesions.sizes > 0, 0, -1).astype(jnp.int32)
+    return Detections(lesions.cells_xyxy * stride, lesions.scores, labels)
+
+
+def _targets(
+    owner: Int[Array, "B H W"], negative: Bool[Array, "B H W"], most: int, border: Border
+) -> Targets:
+    """`owner`: i + 1 where lesion i of at most `most` lies alone, 0 elsewhere."""
+    positive = owner > 0
+    flat = owner.reshape(len(owner), -1)
+    sizes = jax.vmap(lambda row: jnp.bincount(row, length=most + 1))(flat).at[:, 0].set(0)
+    share = sizes.sum(-1) / jnp.maximum((sizes > 0).sum(-1), 1)
+    own = jnp.take_along_axis(sizes, flat, axis=1).reshape(owner.shape)
+    weight = share[:, None, None] / jnp.maximum(own, 1)
+    weight = jnp.where(positive, weight, 0.0).astype(jnp.float32)
+    return Targets(positive, negative, weight, _links(owner, border))
+
+
+def _links(owner: Array, border: Border) -> Bool[Array, "B H W 8"]:
+    """Which neighbours of a cell have the same owner, 0 being none."""
+    if border not in ("official", "clean"):
+        raise ValueError(f"border must be official or clean; got {border!r}")
+    _, height, width = owner.shape
+    padded = jnp.pad(owner, ((0, 0), (1, 1), (1, 1)))
+
+    def same(dy: int, dx: int) -> Array:
+        other = padded[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+        return (other == owner) & (owner > 0)
+
+    # The reference moves each positive cell against the direction and clips what leaves the image:
+    # so at the edge where the move ends, the axis that was clipped counts as not moved too.
+    y, x = jnp.arange(height)[:, None], jnp.arange(width)
+    links = []
+    for dy, dx in NEIGHBOURS:
+        link = same(dy, dx)
+        if border == "official":
+            below = (y == (height - 1 if dy < 0 else 0)) & (dy != 0)
+            right = (x == (width - 1 if dx < 0 else 0)) & (dx != 0)
+            link |= (below & same(0, dx)) | (right & same(dy, 0)) | (below & right & same(0, 0))
+        links.append(link)
+    return jnp.stack(links, axis=-1)
+
+
+def _logit(probability: float) -> float:
+    """ln(p / (1 - p)): of two logits the second has probability p where it leads by that much."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a threshold is a probability in [0, 1]; got {probability}")
+    if probability in (0, 1):
+        return math.inf if probability else -math.inf
+    return math.log(probability / (1 - probability))

@@ -1,0 +1,437 @@
+"""PixelLink and PixelLink++ against the goldens of the reference and its parameter counts."""
+
+import functools
+
+import goldens
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from goldens import golden, official
+
+from jaxdet import bridge, models
+from jaxdet.bridge import infer
+from jaxdet.models import pixellink
+from jaxdet.types import Batch
+
+# Case of the reference: model, fields, parameters, and where they are known the sums of its answers
+# on the golden's image and its loss (facts, gssd_reference 1.5 and 9, gssd_baselines 6.3).
+CASES = {
+    "pixellink_base": ("pixellink", {}, 20_530_910, -67.9632, 4979.7464, 2.767146),
+    "pixellink": ("pixellink_g", {}, 6_809_502, -375.4986, 3347.8527, 2.768937),
+    "pixellinkpp": ("pixellink_pp", {}, 12_591_250, 342.5653, 2176.8269, 2.755147),
+    "pixellinkpp_bn": (
+        *("pixellink_pp", {"fuse_norm": "batch"}),
+        *(12_595_858, 2040.1426, 9519.6563, 4.080674),
+    ),
+    "pixellinkpp_cascade": (
+        *("pixellink_pp", {"neck": "cascade"}),
+        *(12_592_030, 120.9444, -116.8409, 2.739316),
+    ),
+    "pixellinkpp_wo_phase_offsets": (
+        *("pixellink_pp", {"align_groups": 1}),
+        *(12_217_921, 407.3955, 2513.4115, 2.762263),
+    ),
+    "pixellinkpp_wo_dc": (
+        *("pixellink_pp", {"align": "none"}),
+        *(10_913_574, -368.1209, 5124.3135, 2.758528),
+    ),
+    "pixellinkpp_wo_sa_base": (
+        *("pixellink_pp", {"attention_trunk": "none"}),
+        *(9_700_558, 294.1891, 4785.0274, 2.776123),
+    ),
+    "pixellinkpp_wo_sa_fusion": (
+        *("pixellink_pp", {"attention_heads": "none"}),
+        *(10_539_214, 75.4284, 1282.9403, 2.734679),
+    ),
+    "pixellinkpp_wo_interphase": (
+        *("pixellink_pp", {"interphase": "grouped"}),
+        *(9_519_250, 379.2143, 1463.1057, 2.759597),
+    ),
+}
+SHIPPED = ("pixellink_base", "pixellink", "pixellinkpp")
+COUNTS = [(row[2], row[0], row[1]) for row in CASES.values()] + [
+    (6_814_110, "pixellink_g", {"fuse_norm": "batch"}),
+    (9_519_250, "pixellink_pp", {"interphase": "per_phase"}),
+]
+NARROW = {"width": 1 / 8}
+# Every word of every field that changes what is computed.
+WORDS = [
+    {"version": "2s"},
+    {"version": "2s", "align_at": "conv2_2"},
+    {"version": "2s", "align": "none"},
+    {"image_size": 512},
+    {"image_size": 301},
+    {"fuse": "none"},
+    {"fuse_norm": "batch"},
+    {"neck": "cascade"},
+    {"neck": "cascade", "version": "2s"},
+    {"attention_trunk": "none"},
+    {"attention_heads": "none"},
+    {"gate_pool": 1},
+    {"gate_pool": 4},
+    {"gate_pool": 8},
+    {"interphase": "grouped"},
+    {"interphase": "per_phase"},
+    {"gate": "raw"},
+    {"align": "none"},
+    {"align_groups": 1},
+    {"align_input": "features+stopped_gate"},
+    {"align_input": "features"},
+    {"align_at": "conv4_3"},
+    {"align_at": "conv7"},
+    {"align_conv": "grouped"},
+    {"align_start": "zero"},
+    {"dtype": "bfloat16"},
+    {"grouping": "native"},
+    {"groups": 1},
+]
+
+
+@functools.cache
+def shapes_of(name, items):
+    cfg = models.config(name, **dict(items))
+    init = models.from_config(cfg).module.init
+    return jax.eval_shape(init, jax.random.key(0), *models.example(cfg, 300))
+
+
+@pytest.mark.parametrize(("wanted", "name", "fields"), COUNTS, ids=str)
+def test_parameter_counts(wanted, name, fields):
+    leaves = jax.tree.leaves(shapes_of(name, tuple(fields.items()))["params"])
+    assert sum(np.prod(leaf.shape) for leaf in leaves) == wanted
+
+
+@pytest.mark.parametrize("fields", WORDS, ids=str)
+def test_every_word_has_outputs_of_one_shape(fields):
+    cfg = models.config("pixellink_pp", **{**NARROW, **fields})
+    module = models.from_config(cfg).module
+    (image,) = models.example(cfg, 0)
+    both = jax.ShapeDtypeStruct((2, *image.shape[1:]), jnp.float32)
+    out, _ = jax.eval_shape(
+        functools.partial(module.init_with_output, train=True), jax.random.key(0), both
+    )
+    cells = -(-cfg.image_size // {"4s": 4, "2s": 2}[cfg.version])
+    assert out.pixel_logits.shape == (2, cells, cells, 2)
+    assert out.link_logits.shape == (2, cells, cells, 16)
+    assert {leaf.dtype for leaf in out} == {jnp.dtype("float32")}
+
+
+def test_words_change_what_they_name():
+    def paths(**fields):
+        tree = shapes_of("pixellink_pp", tuple({**NARROW, **fields}.items()))["params"]
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(p, simple=True, separator="/"): a.shape for p, a in leaves}
+
+    plain = paths()
+    assert plain["align_0/offset/kernel"] == (3, 3, 64, 108)
+    assert plain["pixel/kernel"] == (1, 1, 2, 2) and plain["link/kernel"] == (1, 1, 16, 16)
+    assert paths(neck="cascade")["link/kernel"] == (1, 1, 64, 16)
+    assert paths(attention_trunk="none")["align_0/kernel"] == (3, 3, 32, 32)
+    assert paths(gate="raw")["align_0/kernel"] == (3, 3, 48, 32)
+    assert paths(align_conv="grouped")["align_0/kernel"] == (3, 3, 16, 32)
+    assert paths(align_groups=1)["align_0/offset/kernel"] == (3, 3, 64, 27)
+    moved = paths(align_at="conv4_3")
+    assert "align_1/kernel" in moved and not any("align_0" in path for path in moved)
+    fine = paths(version="2s")
+    assert fine["pixel_0/kernel"] == (1, 1, 16, 2) and fine["pixel_4/kernel"] == (1, 1, 128, 2)
+    assert "align_1/kernel" in fine and "look_4/theta/kernel" in fine
+    assert not any("attend" in path for path in paths(attention_trunk="none"))
+    assert not any("look" in path for path in paths(attention_heads="none"))
+    assert not any("fuse" in path for path in paths(fuse="none"))
+
+
+@pytest.fixture(scope="module")
+def recipe(shared):
+    return goldens.recipe(shared)
+
+
+@pytest.fixture(scope="module")
+def weights(shared):
+    @functools.cache
+    def load(case):
+        name, fields, *_ = CASES[case]
+        return bridge.from_torch(name, official(shared, case), **fields)
+
+    return load
+
+
+QUICK = {"pixellinkpp"}  # has all parts of the others but the cascade and a normalisation
+ALL = [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES]
+HELD = [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in SHIPPED]
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_official_weights_come_and_go_bit_for_bit(shared, weights, case):
+    state, (name, fields, *_) = official(shared, case), CASES[case]
+    back = bridge.to_torch(name, weights(case), **fields)
+    assert list(back) == list(state)
+    for key, tensor in state.items():
+        np.testing.assert_array_equal(back[key], tensor, err_msg=key)
+    found, read = infer.infer_fields({f"module.{key}": tensor for key, tensor in state.items()})
+    assert found == name
+    assert models.config(found, **read) == models.config(name, **fields)
+    again = bridge.from_torch(name, {f"module.{k}": t for k, t in state.items()}, **fields)
+    jax.tree.map(np.testing.assert_array_equal, again, weights(case))
+
+
+def test_a_checkpoint_of_another_variant_is_a_table(shared):
+    state = official(shared, "pixellinkpp")
+    with pytest.raises(ValueError, match=r"tensors do not fit pixellink_pp") as told:
+        bridge.from_torch("pixellink_pp", state, neck="cascade")
+    assert "final_1.weight: wanted float (2, 8, 1, 1), got (2, 2, 1, 1)" in str(told.value)
+    with pytest.raises(ValueError, match=r"of version 4s; got model\.version '2s'"):
+        bridge.from_torch("pixellink_pp", state, version="2s")
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_evaluation_equals_the_golden(shared, recipe, weights, case):
+    """Place by place where a file holds the answers, else in their sums."""
+    wanted, (name, fields, _, *sums, _) = golden(shared, case), CASES[case]
+    image = recipe.gssd_input(1).transpose(0, 2, 3, 1)
+    out = jax.jit(models.build(name, **fields).module.apply)(weights(case), image)
+    for answer, total in zip(jax.device_get(out), sums, strict=True):
+        # Of 11,250 and 90,000 numbers, each within 1e-6 or so; printed to four digits
+        assert np.sum(answer, dtype=np.float64) == pytest.approx(total, abs=2e-3)
+    if wanted:
+        pixel, link = wanted["eval/pixel"], wanted["eval/link"]
+        np.testing.assert_allclose(out.pixel_logits, pixel.transpose(0, 2, 3, 1), atol=1e-4)
+        np.testing.assert_allclose(out.link_logits, link.transpose(0, 2, 3, 1), atol=1e-4)
+
+
+def test_gate_and_offsets_equal_the_golden(shared, recipe, weights):
+    wanted = golden(shared, "pixellinkpp")
+    image = recipe.gssd_input(1).transpose(0, 2, 3, 1)
+    module = models.build("pixellink_pp").module
+    call = jax.jit(functools.partial(module.apply, mutable=["intermediates"]))
+    _, seen = call(weights("pixellinkpp"), image)
+    sown = seen["intermediates"]
+    (gate,), (offsets,) = sown["attend_0"]["gate"], sown["align_0"]["offsets"]
+    flat = np.asarray(offsets).reshape(1, 75, 75, -1)
+    for ours, key in ((gate, "self_attn_base_list.0#1"), (flat, "dcn_list.0#1")):
+        sampled = np.asarray(ours).transpose(0, 3, 1, 2).ravel()
+        step = -(-sampled.size // 4096)
+        np.testing.assert_allclose(sampled[::step], wanted[f"act/{key}"], atol=1e-4)
+
+
+def golden_batch(recipe):
+    boxes, labels = np.zeros((2, 3, 4), np.float32), np.full((2, 3), -1, np.int32)
+    for i, rows in enumerate(recipe.GSSD_TARGETS):
+        boxes[i, : len(rows)], labels[i, : len(rows)] = rows[:, :4] * 300, 0
+    image = recipe.gssd_input(2, "input2").transpose(0, 2, 3, 1)
+    return Batch(image, boxes, labels, np.arange(2, dtype=np.int32))
+
+
+# Slow: compiling the step of the full network takes a minute on a CPU.
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_step_equals_the_golden(shared, recipe, weights, case):
+    wanted, (name, fields, *_, total) = golden(shared, case), CASES[case]
+    detector, variables = models.build(name, **fields), weights(case)
+    batch = golden_batch(recipe)
+
+    @jax.jit
+    def step(params, stats):
+        def whole(params):
+            given = {"params": params, "batch_stats": stats} if stats else {"params": params}
+            out, changed = detector.module.apply(
+                given, batch.images, train=True, mutable=["batch_stats"]
+            )
+            losses = detector.loss(out, batch)
+            return losses["total"], (losses, changed)
+
+        return jax.grad(whole, has_aux=True)(params)
+
+    grads, (losses, changed) = step(variables["params"], variables.get("batch_stats", {}))
+    assert losses["total"] == pytest.approx(total, rel=1e-5)
+    if not wanted:
+        return
+    parts = wanted["train/loss_parts"]
+    assert losses["pixel"] == pytest.approx(parts[:2].sum(), rel=1e-5)
+    assert losses["link"] == pytest.approx(parts[2:4].sum(), rel=1e-5)
+    stats = changed.get("batch_stats", {})
+    theirs = bridge.to_torch(name, {"params": grads, "batch_stats": stats}, **fields)
+    checked = 0
+    for key in (key for key in wanted if key.startswith("train/grad/")):
+        full, want = theirs[key.removeprefix("train/grad/")].ravel(), wanted[key].ravel()
+        every = 1 if want.size == full.size else -(-full.size // 4096)
+        far = np.abs(full[::every][: want.size] - want).max() / np.abs(want).max()
+        assert far <= 1e-3, (key, far)
+        checked += 1
+    assert checked > 20
+    if not stats:
+        return
+    _, (_, changed) = step(variables["params"], stats)  # the reference iterates twice a step
+    twice = bridge.to_torch(name, {"params": grads, **changed}, **fields)
+    for key in (key for key in wanted if key.startswith("train/buf/")):
+        buffer, want = twice[key.removeprefix("train/buf/")], wanted[key]
+        np.testing.assert_allclose(buffer, want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
+def narrow(**fields):
+    cfg = models.config("pixellink_pp", **{**NARROW, "image_size": 64, **fields})
+    return cfg, models.from_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"channels": 10}, "multiple of the 4 phases; got 10"),
+        ({"groups": 3}, "model.groups wants 1 or 4, the number of phases; got 3"),
+        ({"align_groups": 2}, "model.align_groups wants 1 or 4"),
+        ({"align_at": "conv2_2"}, "conv7 in version 4s; got 'conv2_2'"),
+        ({"num_classes": 2}, "model.num_classes wants 1; got 2"),
+        ({"width": 0.0}, "model.width wants more than 0"),
+        ({"image_size": 16}, "32 px or more; got 16"),
+    ],
+)
+def test_configs_that_cannot_be_are_refused(fields, words):
+    with pytest.raises(ValueError, match=words):
+        models.config("pixellink_pp", **fields)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64, 3), (1, 300, 300, 12)])
+def test_images_that_do_not_fit_are_refused_with_the_way_out(shape):
+    _, detector = narrow()
+    with pytest.raises(ValueError, match=r"wants images \[B, 64, 64, 12\].*data.image_size"):
+        jax.eval_shape(detector.module.init, jax.random.key(0), jnp.zeros(shape))
+
+
+def outputs(cells, lesions):
+    """Sure scores: cells x cells of no lesion but for `lesions`, (y0, x0, y1, x1); all linked."""
+    pixel = np.zeros((1, cells, cells, 2), np.float32)
+    pixel[..., 0] = 6.0
+    for y0, x0, y1, x1 in lesions:
+        pixel[0, y0:y1, x0:x1] = [-3.0, 3.0]
+    link = np.tile(np.float32([-6, 6]), (1, cells, cells, 8))
+    return pixellink.Outputs(jnp.asarray(pixel), jnp.asarray(link))
+
+
+def test_detections_are_in_pixels_of_the_image():
+    cfg, detector = narrow()
+    found = detector.decode(outputs(16, [(2, 3, 5, 9), (10, 0, 12, 4)]))
+    boxes = {tuple(box) for box in np.asarray(found.boxes_xyxy[0, :2]).tolist()}
+    assert boxes == {(12, 8, 36, 20), (0, 40, 16, 48)}
+    assert found.boxes_xyxy.shape == (1, cfg.max_detections, 4)
+    np.testing.assert_allclose(found.scores[0, :3], [1 / (1 + np.exp(-6))] * 2 + [0], rtol=1e-5)
+    np.testing.assert_array_equal(found.labels[0, :3], [0, 0, -1])
+
+
+def test_boxes_stay_in_an_image_that_cells_overhang():
+    _, detector = narrow(image_size=61)
+    found = detector.decode(outputs(16, [(14, 14, 16, 16)]))
+    np.testing.assert_array_equal(found.boxes_xyxy[0, 0], [56, 56, 61, 61])
+
+
+def test_perfect_answers_lose_nothing_and_find_the_boxes():
+    _, detector = narrow()
+    boxes = np.float32([[[8, 12, 24, 20], [40, 40, 60, 52]]])
+    batch = Batch(
+        np.zeros((1, 64, 64, 12), np.float32), boxes, np.zeros((1, 2), np.int32), np.array([0])
+    )
+    # The reference's raster takes the cell at the far edge too.
+    out = outputs(16, [(3, 2, 6, 7), (10, 10, 14, 16)])
+    links = np.array(out.link_logits)
+    for y0, x0, y1, x1 in [(3, 2, 6, 7), (10, 10, 14, 16)]:
+        for k, (dy, dx) in enumerate(pixellink.links.NEIGHBOURS):
+            y, x = np.mgrid[y0:y1, x0:x1]
+            inside = (y + dy >= y0) & (y + dy < y1) & (x + dx >= x0) & (x + dx < x1)
+            links[0, y0:y1, x0:x1, 2 * k] = np.where(inside, -6, 6)
+            links[0, y0:y1, x0:x1, 2 * k + 1] = np.where(inside, 6, -6)
+    losses = detector.loss(out._replace(link_logits=jnp.asarray(links)), batch)
+    assert (
+        losses["link"] < 0.01 and losses["pixel"] < 0.05
+    )  # all background ties, and so all counts
+    worse = detector.loss(out._replace(link_logits=jnp.asarray(-links)), batch)
+    assert worse["link"] > 5 and worse["pixel"] == losses["pixel"]
+
+
+def test_masks_are_the_truth_where_they_are_asked_for():
+    _, detector = narrow(truth="mask")
+    lesions = np.zeros((1, 64, 64), np.uint8)
+    lesions[0, 20:30, 8:14] = 1
+    boxes, labels = np.float32([[[8, 20, 14, 30]]]), np.zeros((1, 1), np.int32)
+    batch = Batch(np.zeros((1, 64, 64, 12), np.float32), boxes, labels, np.array([0]))
+    out = outputs(16, [(5, 2, 8, 4)])
+    with pytest.raises(ValueError, match=r"set data\.lesions=True"):
+        detector.loss(out, batch)
+    told = detector.loss(out, batch._replace(lesions=lesions))
+    far = detector.loss(outputs(16, [(1, 10, 4, 14)]), batch._replace(lesions=lesions))
+    assert told["pixel"] < 0.05 < far["pixel"]  # all background ties, and so all counts
+
+
+def test_a_phase_stays_apart_until_it_is_fused():
+    cfg = models.config("pixellink_g", **NARROW, image_size=64)
+    module = models.from_config(cfg).module
+    (image,) = models.example(cfg, 0)
+    call = jax.jit(functools.partial(module.apply, capture_intermediates=True, mutable=True))
+    shapes, rng = jax.eval_shape(module.init, jax.random.key(0), image), np.random.default_rng(0)
+    variables = jax.tree.map(lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), shapes)
+    image = rng.uniform(0, 1, image.shape).astype(np.float32)
+    other = image.copy()
+    other[..., 3:6] = rng.uniform(0, 1, other[..., 3:6].shape)  # the second phase
+    seen = [call(variables, x)[1]["intermediates"]["conv7"]["__call__"][0] for x in (image, other)]
+    moved = np.abs(np.asarray(seen[0]) - seen[1]).max((0, 1, 2)).reshape(4, -1).max(1) > 0
+    np.testing.assert_array_equal(moved, [False, True, False, False])
+
+
+def started(**fields):
+    """Parameters as training starts with them, by path."""
+    _, detector = narrow(**fields)
+    # Hundreds of small programs that run once: not worth optimising.
+    quick = {"xla_backend_optimization_level": 0}
+    init = jax.jit(
+        lambda key: detector.module.init(key, jnp.zeros((1, 64, 64, 12))), compiler_options=quick
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(init(jax.random.key(0)))["params"])
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+
+
+def test_all_convolutions_start_by_xavier():
+    fresh = started()
+    kernels = {name: a for name, a in fresh.items() if name.endswith("/kernel")}
+    assert "attend_0/theta/kernel" in kernels and "align_0/offset/kernel" in kernels
+    for name, kernel in kernels.items():
+        if name == "align_0/kernel":  # no nn.Conv2d: PyTorch's own draw
+            bound = np.prod(kernel.shape[:3]) ** -0.5
+        else:
+            area = kernel.shape[0] * kernel.shape[1]
+            bound = (6 / (area * (kernel.shape[2] + kernel.shape[3]))) ** 0.5
+        least = 0.4 if kernel.size < 100 else 0.9
+        assert least * bound < np.abs(kernel).max() <= bound * 1.000001, name
+    assert not any(a.any() for name, a in fresh.items() if name.endswith(("bias", "sigma")))
+
+
+def test_offsets_may_start_at_zero_as_those_of_gssd_pp():
+    fresh = started(align_start="zero", attention_trunk="none", attention_heads="none")
+    assert not fresh["align_0/offset/kernel"].any() and fresh["align_0/kernel"].any()
+
+
+@pytest.mark.slow  # compiles a training step
+@pytest.mark.parametrize("fields", [{"version": "2s"}, {"version": "2s", "align_at": "conv2_2"}])
+def test_2s_learns(fields):
+    cfg, detector = narrow(gate_pool=4, **fields)
+    rng = np.random.default_rng(0)
+    boxes = np.float32([[[10, 12, 30, 28]], [[40, 36, 56, 60]]])
+    images = rng.uniform(0, 0.3, (2, 64, 64, cfg.channels)).astype(np.float32)
+    for image, (x0, y0, x1, y1) in zip(images, boxes[:, 0].astype(int), strict=True):
+        image[y0:y1, x0:x1] += 0.5
+    batch = Batch(images, boxes, np.zeros((2, 1), np.int32), np.arange(2, dtype=np.int32))
+    variables = jax.jit(detector.module.init)(jax.random.key(0), images)
+
+    @jax.jit
+    def step(variables):
+        def total(params):
+            out, changed = detector.module.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return detector.loss(out, batch)["total"], changed
+
+        (loss, changed), grads = jax.value_and_grad(total, has_aux=True)(variables["params"])
+        moved = jax.tree.map(lambda p, g: p - 0.05 * g, variables["params"], grads)
+        return {"params": moved, **changed}, loss
+
+    losses = []
+    for _ in range(60):
+        variables, loss = step(variables)
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
