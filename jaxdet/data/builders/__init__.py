@@ -83,6 +83,10 @@ BUILDERS = {
         "--size tiny|small|paper --seed 0: four phases that breathing moves, as GSSD++'s set",
         lambda o: _phantom("multiphase", o),
     ),
+    "phantom_multiphase_demo": Builder(
+        "--size tiny|small|paper --seed 0: four phases, few slices of many patients, for studies",
+        lambda o: _phantom("multiphase_demo", o),
+    ),
     "phantom_demo": Builder(
         "--size tiny|small|paper --seed 0: larger tumours in thick slices, for studies of minutes",
         lambda o: _phantom("demo", o),

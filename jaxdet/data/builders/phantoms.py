@@ -1,4 +1,4 @@
-"""phantom_sltd, phantom_multiphase and phantom_demo: the built-in CT as prepared sets.
+"""phantom_sltd, phantom_multiphase and the demos of both: the built-in CT as prepared sets.
 
 Every patient is a function of (seed, number) alone, so a set is the same however it is made.
 """

@@ -29,7 +29,9 @@ def cases(
     those with a box. `part` (i, n) gives the i-th of n shares of them all, for little memory.
     """
     p = patients.patient(which, seed, number)
-    truths = _annotated(p)
+    truths, few = _annotated(p), which.annotated_slices
+    if which.kind == "multiphase" and few:
+        most = few if most is None else min(most, few)
     if most is not None and most < len(truths):
         middles = (np.arange(most) + 0.5) / most * len(truths)
         truths = {z: truths[z] for z in [list(truths)[int(k)] for k in middles]}
@@ -54,12 +56,11 @@ def boxes(p: Patient, z: int) -> masks.Boxes:
 
 
 def _annotated(p: Patient) -> dict[int, masks.Boxes]:
-    """The truth of every slice that the set annotates, from feet to head; each has a box."""
+    """The truth of every slice that the set may annotate, from feet to head; each has a box."""
+    few = p.set.annotated_slices if p.set.kind != "multiphase" else 0
     shown = ((z, boxes(p, z)) for z in p.slices)
     with_box = ((z, truth) for z, truth in shown if len(truth.boxes_xyxy))
-    return dict(
-        sorted(itertools.islice(with_box, p.set.annotated_slices or None), key=lambda s: s[0])
-    )
+    return dict(sorted(itertools.islice(with_box, few or None), key=lambda s: s[0]))
 
 
 def free_slices(p: Patient) -> list[int]:

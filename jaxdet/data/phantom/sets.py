@@ -24,7 +24,8 @@ class Set:
     phases: tuple[str, ...] = ("portal",)
     neighbours: int = 1  # slices of each phase in one example
     free_slices: int = 0  # of each volume, without any tumour, beside the annotated ones
-    annotated_slices: int = 0  # of each volume: the first so many with a tumour; 0 is all
+    # Of each volume so many with a tumour, of four phases evenly spread, else the first; 0 is all
+    annotated_slices: int = 0
     tumour_scale: float = 1.0  # of "demo": times the diameters; few pixels want larger tumours
 
 
@@ -33,9 +34,10 @@ def _sltd(patients: int, size: int) -> Set:
     return Set("sltd", patients, size, 0.8, 1.0, 200)
 
 
-def _multiphase(patients: int, size: int) -> Set:
+def _multiphase(patients: int, size: int, annotated_slices: int = 0) -> Set:
     """As paper 2; its spacing is not given: 2.25 mm makes its 17 data points a patient."""
-    return Set("multiphase", patients, size, 2.25, 3.0, 72, PHASES, 3)
+    few = {"annotated_slices": annotated_slices}
+    return Set("multiphase", patients, size, 2.25, 3.0, 72, PHASES, 3, **few)
 
 
 def demo(patients: int, size: int, annotated_slices: int = 0, tumour_scale: float = 1.0) -> Set:
@@ -58,6 +60,12 @@ SETS: dict[str, dict[Size, Set]] = {
         "tiny": _multiphase(20, 256),
         "small": _multiphase(40, 256),
         "paper": _multiphase(280, 512),
+    },
+    # Few slices of many patients: a patient has one tumour, and a network learns from many.
+    "multiphase_demo": {
+        "tiny": _multiphase(96, 128, 4),
+        "small": _multiphase(128, 256, 4),
+        "paper": _multiphase(280, 512, 4),
     },
     "demo": {
         "tiny": demo(96, 128, 4, tumour_scale=2.0),

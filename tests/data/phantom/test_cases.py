@@ -180,3 +180,18 @@ def test_misalignment_is_that_of_the_tumours_own_tissue(four):
     apart = max(np.linalg.norm(shown[f] - shown[p.annotated]) for f in PHASES)
     found = misalignment.misaligned_mm(case)[largest]
     assert found == pytest.approx(apart, rel=0.15) and apart > 3
+
+
+def test_the_demo_of_four_phases_has_few_slices_evenly_spread():
+    few = dataclasses.replace(SETS["multiphase_demo"]["tiny"], size=48)
+    whole = cases(dataclasses.replace(few, annotated_slices=0), 0, 1)
+    found = cases(few, 0, 1)
+    assert len(found) == 4 < len(whole)
+    heights = [one.z for one in whole]
+    assert np.ptp([heights.index(one.z) for one in found]) >= len(whole) // 2
+    for one in found:
+        same = whole[heights.index(one.z)]
+        np.testing.assert_array_equal(one.hu, same.hu)
+        np.testing.assert_array_equal(one.boxes_xyxy, same.boxes_xyxy)
+    (middle,) = cases(few, 0, 1, most=1)
+    assert heights.index(middle.z) == len(whole) // 2
