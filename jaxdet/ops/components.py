@@ -40,14 +40,17 @@ def label(positive: Bool[Array, "*B H W"], joined: Bool[Array, "*B H W 8"]) -> I
     logarithm of the longest path: 4 for a spiral of 150 x 150, 6 for a maze.
     """
     height, width = positive.shape[-2:]
-    ways = _ways(positive, joined)
-    cells, steps = ways[0].size, _steps(width)
+    if positive.size == 0:
+        return jnp.zeros(positive.shape, jnp.int32)
+    ways, steps = _ways(positive, joined), _steps(width)
+    cells, room = ways[0].size, width + 2
 
     def least(parent: Array) -> Array:
         """The earliest cell that a cell or one it hangs together with points to."""
-        known = parent
+        known, padded = parent, jnp.pad(parent, room)
         for way, step in zip(ways, steps, strict=True):
-            known = jnp.minimum(known, jnp.where(way, _ahead(parent, step, width), cells))
+            other = padded[room + step : room + step + cells]
+            known = jnp.minimum(known, jnp.where(way, other, cells))
         return known
 
     def merge(state: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -110,37 +113,31 @@ def found(
 
 
 def _ways(positive: Array, joined: Array) -> list[Array]:
-    """For each neighbour, where a cell hangs together with it; flat, see `_flat`."""
-    # All that a cell says in one number, bit 8 for positive: then the rest is quick.
+    """For each neighbour, where a cell hangs together with it; all images in one row.
+
+    The row has a zero behind each line of cells, and a line of them behind each image. So a
+    neighbour is a fixed step away, no step leads into another image, and XLA compares whole rows of
+    memory instead of asking each cell whether it lies at an edge.
+    """
+    *stack, height, width = positive.shape
+    # All that a cell says in one number, bit 8 for positive.
     said = positive.astype(jnp.uint16) << 8
     for k in range(8):
         said |= (joined[..., k] & positive).astype(jnp.uint16) << k
-    said, width = _flat(said), positive.shape[-1]
-    own = _ahead(said, 0, width)  # not `said`, which XLA would compute anew for each neighbour
-    ways = []
+    # With an empty image at both ends as room for the steps: one pad is quicker than two.
+    said = jnp.pad(said.reshape(math.prod(stack), height, width), ((1, 1), (0, 1), (0, 1)))
+    said, room = said.reshape(-1), (height + 1) * (width + 1)
+
+    def ahead(step: int) -> Array:
+        return said[room + step : said.size - room + step]
+
+    ways, own = [], ahead(0)
     for k, step in enumerate(_steps(width)):
-        other = _ahead(said, step, width)
-        either = (own >> k) | (other >> (k + 4) % 8)
-        ways.append((either & (own >> 8) & (other >> 8) & 1) == 1)
+        either = (own >> k) | (ahead(step) >> (k + 4) % 8)
+        ways.append((either & (own >> 8) & (ahead(step) >> 8) & 1) == 1)
     return ways
 
 
-def _flat(images: Array) -> Array:
-    """All images in one row, with a zero behind each line of cells and a line of them behind each.
-
-    So a neighbour is a fixed step away, no step leads into another image, and XLA compares whole
-    rows of memory instead of asking each cell whether it lies at an edge.
-    """
-    *stack, height, width = images.shape
-    images = images.reshape(math.prod(stack), height, width)
-    return jnp.pad(images, ((0, 0), (0, 1), (0, 1))).reshape(-1)
-
-
 def _steps(width: int) -> list[int]:
+    """How far ahead in the row each neighbour is."""
     return [dy * (width + 1) + dx for dy, dx in NEIGHBOURS]
-
-
-def _ahead(flat: Array, step: int, width: int) -> Array:
-    """What lies `step` cells ahead in a flat row; zeros over its ends."""
-    room = width + 2
-    return jnp.pad(flat, room)[room + step : room + step + flat.size]

@@ -74,10 +74,10 @@ def of_lesions(
             f"{-(-side // stride)} cells a side, the shape of the network's outputs"
         )
     room = ((0, 0), (0, height * stride - side), (0, width * stride - side))
-    blocks = jnp.pad(lesions, room).reshape(-1, height, stride, width, stride)
+    blocks = jnp.pad(lesions, room).reshape(-1, height, stride, width, stride).astype(jnp.int32)
     last = blocks.max(axis=(2, 4))
-    first = (blocks - 1).min(axis=(2, 4)) + 1  # none is 0, which turns into 255 and back
-    owner = jnp.where(first == last, last, 0).astype(jnp.int32)
+    first = jnp.where(blocks > 0, blocks, 256).min(axis=(2, 4))  # 256: above all that uint8 has
+    owner = jnp.where(first == last, last, 0)
     return _targets(owner, last == 0, 255, border)  # all that uint8 can number
 
 

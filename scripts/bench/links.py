@@ -197,7 +197,7 @@ def measure(kind: str, side: int, batch: int, repeats: int, slow: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=32, help="maps in a call")
+    parser.add_argument("--batch", type=int, default=16, help="maps in a call")
     parser.add_argument("--repeats", type=int, default=20, help="timed calls of a side")
     parser.add_argument("--slow", type=int, default=3, help="timed calls of python")
     parser.add_argument("--sides", type=int, nargs="+", default=[75, 150], help="cells")
