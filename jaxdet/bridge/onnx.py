@@ -36,10 +36,10 @@ def export(
     path = pathlib.Path(path)
     for old in (path, path.with_name(path.name + ".data")):  # weights of an earlier export
         old.unlink(missing_ok=True)
-    wanted = jax.jit(apply)(variables, jnp.asarray(example_images))._asdict()
+    wanted = parity.answers(jax.jit(apply)(variables, jnp.asarray(example_images)))
     try:
         jax2onnx.to_onnx(
-            lambda images: tuple(apply(variables, images)),
+            lambda images: tuple(parity.answers(apply(variables, images)).values()),
             inputs=[jax.ShapeDtypeStruct(example_images.shape, example_images.dtype)],
             input_names=["images"],
             output_names=list(wanted),

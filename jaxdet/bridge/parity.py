@@ -3,12 +3,18 @@
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from jaxdet.types import Array
 
 TOLERANCE = 1e-4  # absolute below 1, relative above
+
+
+def answers(outputs: Any) -> dict[str, Array]:
+    """The arrays of a NamedTuple by name, without the fields that are None."""
+    return {name: array for name, array in outputs._asdict().items() if array is not None}
 
 
 def check(

@@ -35,14 +35,14 @@ def export(
 ) -> None:
     """Writes `apply(variables, images)` for images [any, H, W, C] of the example's type.
 
-    `apply` answers with a NamedTuple of arrays, such as Detections. The file is read back and run
-    on the example: a difference to `apply` of more than 1e-4 is a ValueError, and the file is
-    removed.
+    `apply` answers with a NamedTuple of arrays, such as Detections; what is None is left out. The file
+    is read back and run on the example: a difference to `apply` of more than 1e-4 is a ValueError,
+    and the file is removed.
     """
     weights = traverse_util.flatten_dict(jax.device_get(dict(variables)), sep="/")
 
     def program(flat: dict[str, Array], images: Array) -> dict[str, Array]:
-        return apply(traverse_util.unflatten_dict(flat, sep="/"), images)._asdict()
+        return parity.answers(apply(traverse_util.unflatten_dict(flat, sep="/"), images))
 
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *example_images.shape[1:]), example_images.dtype)
@@ -60,7 +60,7 @@ def export(
         json.dumps(meta, indent=1).encode(),
     )
     write_zip(path, zip(ENTRIES, contents, strict=True))
-    wanted = jax.jit(apply)(variables, jnp.asarray(example_images))._asdict()
+    wanted = parity.answers(jax.jit(apply)(variables, jnp.asarray(example_images)))
     parity.check(path, wanted, load(path)(example_images))
 
 

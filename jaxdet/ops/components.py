@@ -87,7 +87,7 @@ def found(
     labels, prob = labels.reshape(total, cells), prob.reshape(-1).astype(jnp.float32)
     start = jnp.arange(total, dtype=jnp.int32)[:, None] * cells
     at = jnp.where(labels < 0, -1, labels + start).reshape(-1)
-    y, x = jnp.divmod(jnp.arange(len(at), dtype=jnp.int32) % max(cells, 1), max(width, 1))
+    y, x = jnp.divmod(jnp.arange(at.shape[0], dtype=jnp.int32) % max(cells, 1), max(width, 1))
 
     sums = jnp.stack([jnp.ones_like(prob), prob], -1)
     sums = jnp.zeros_like(sums).at[at].add(sums, **_DROP).reshape(total, cells, 2)

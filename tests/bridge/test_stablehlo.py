@@ -8,6 +8,7 @@ import pytest
 from jaxdet import models
 from jaxdet.bridge import parity, stablehlo
 from jaxdet.models import yolov8
+from jaxdet.ops import links
 from jaxdet.types import Array, Detections
 
 pytest.importorskip("flatbuffers")  # jax.export writes its files with it
@@ -16,6 +17,7 @@ pytest.importorskip("flatbuffers")  # jax.export writes its files with it
 class Outputs(NamedTuple):
     sums: Array
     rounded: Array
+    absent: Array | None = None
 
 
 def apply(variables, images):
@@ -40,6 +42,22 @@ def test_one_file_answers_for_any_batch(tmp_path):
         got = program(images)
         np.testing.assert_allclose(got["sums"], wanted.sums, rtol=1e-6)
         np.testing.assert_array_equal(got["rounded"], wanted.rounded)
+        assert "absent" not in got
+
+
+def test_components_are_found_in_a_file_too(tmp_path):
+    """Loops, scatters and top_k for a batch that is not known before."""
+
+    def lesions(variables, scores):
+        return links.decode(scores[..., :2], scores[..., 2:], stride=4, most=3)
+
+    scores = np.random.default_rng(0).normal(0, 4, (2, 9, 7, 18)).astype(np.float32)
+    stablehlo.export(lesions, VARIABLES, scores, tmp_path / "a.stablehlo")
+    got = stablehlo.load(tmp_path / "a.stablehlo")(np.concatenate([scores] * 2))
+    wanted = lesions({}, scores)
+    assert (np.asarray(wanted.labels) == 0).any()
+    for name, array in wanted._asdict().items():
+        np.testing.assert_allclose(got[name][2:], array, rtol=1e-6)
 
 
 def test_the_same_program_gives_the_same_weights_and_other_images_are_refused(tmp_path):
