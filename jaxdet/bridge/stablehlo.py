@@ -35,9 +35,9 @@ def export(
 ) -> None:
     """Writes `apply(variables, images)` for images [any, H, W, C] of the example's type.
 
-    `apply` answers with a NamedTuple of arrays, such as Detections; what is None is left out. The file
-    is read back and run on the example: a difference to `apply` of more than 1e-4 is a ValueError,
-    and the file is removed.
+    `apply` answers with a NamedTuple of arrays, such as Detections; what is None is left out.
+    The file is read back and run on the example: a difference to `apply` of more than 1e-4 is a
+    ValueError, and the file is removed.
     """
     weights = traverse_util.flatten_dict(jax.device_get(dict(variables)), sep="/")
 
