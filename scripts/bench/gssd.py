@@ -56,6 +56,8 @@ TRUNK = {  # side in px, inputs, outputs, kernel, dilation; each kind that the t
     "conv5_1": (19, 512, 512, 3, 1),
     "conv6": (19, 512, 1024, 3, 6),
     "conv7": (19, 1024, 1024, 1, 1),
+    "conv1_2_quarter": (300, 16, 16, 3, 1),  # of a network of width 1/4: few inputs a group
+    "conv2_2_quarter": (150, 32, 32, 3, 1),
 }
 PARAMETERS = {"ssd": 23_767_476, "gssd": 8_340_084, "gssd_pp": 18_488_172}  # the official code's
 # Outputs and gradients as shares of the largest, and losses as a share of ours
@@ -449,11 +451,11 @@ def check_close(what: str, far: float, most: float) -> float:
 
 
 def grouped(args: argparse.Namespace) -> Iterator[dict]:
-    """Milliseconds of each convolution by both words and both layouts of PyTorch."""
+    """Milliseconds of each convolution by every word and both layouts of PyTorch."""
     trunk, batch = TRUNK, 1 if args.platform == "cpu" else args.batch
     if args.quick:
         trunk = {
-            name: (max(side // 8, 5), max(i // 8, CHANNELS), o // 8, *rest)
+            name: (max(side // 8, 5), max(i // 8, CHANNELS), max(o // 8, GROUPS), *rest)
             for name, (side, i, o, *rest) in TRUNK.items()
         }
     for precision in args.precisions:
