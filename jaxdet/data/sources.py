@@ -101,8 +101,9 @@ class _Entry:
 def load(cfg: Data, split: Split) -> Dataset:
     """The Dataset of a split as the config describes it.
 
-    The phantom has no given lists: it is always split by patient. A split without a lesion, and
-    pictures of a prepared set that look alike under two patients, are warnings.
+    The phantom has no given lists: it is always split by patient. A split without a lesion,
+    pictures of a prepared set that look alike under two patients, and data.phases of a source whose
+    channels have no names, are warnings.
     The first image is read, so that wrong channels, a missing window or the lack of a mask that is
     asked for are found here. A ValueError names the file (and the field of the config) for: an
     empty split, a missing image, a faulty box as `faulty_boxes` says, more boxes than `max_boxes`,
@@ -120,6 +121,7 @@ def load(cfg: Data, split: Split) -> Dataset:
     if not entries:
         raise ValueError(f"{split} split has 0 images (0 patients) in {cfg.path or cfg.source}")
     _warn_without_lesion(dataset)
+    _warn_without_names(cfg)
     _refuse_crowded(cfg, dataset)
     first = dataset[0]
     if cfg.lesions:
@@ -285,6 +287,15 @@ def _drawn(cfg: Data, pool: list[_Entry], split: str) -> list[_Entry]:
     _refuse_shared(cfg, lists, by_patient=cfg.split != "fold" or cfg.split_unit == "patient")
     chosen_by_test = cfg.split == "fold" and cfg.selection == "test_fold"
     return lists["test" if chosen_by_test and split == "val" else split]
+
+
+def _warn_without_names(cfg: Data) -> None:
+    if cfg.phases and cfg.source != "tfds":
+        warnings.warn(
+            f"data.phases orders the channels of source='tfds', whose sets name them; those of "
+            f"source={cfg.source!r} are taken to be {', '.join(cfg.phases)} already. Are they?",
+            stacklevel=3,
+        )
 
 
 def _warn_without_lesion(dataset: Dataset) -> None:

@@ -731,3 +731,11 @@ def test_blood_cells(shared, split, images, boxes):
     assert data[0].image.shape == (480, 640, 3)
     with pytest.raises(ValueError, match=r"BloodImage_003(38|43)\.xml: object .* is degenerate"):
         sources.load(change(cfg, faulty_boxes="error"), split)
+
+
+def test_phases_of_channels_without_names_are_a_warning():
+    cfg = Data(phantom_patients=10, phantom_slices=1, image_size=64, phases=("portal",))
+    with pytest.warns(
+        UserWarning, match="those of source='phantom' are taken to be portal already"
+    ):
+        sources.load(cfg, "train")
