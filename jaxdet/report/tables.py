@@ -13,8 +13,8 @@ _KEYS = ("images", "truths", "precision", "recall", "ap50", "ap50_95")
 def ap_table(summary: Mapping[str, Any]) -> str:
     """The table of `metrics.summarise`: all classes, each class, each size of object.
 
-    The first line names the protocol and the score at which P and R hold. A number that is not
-    defined is "-". Without tabs; the first column is as wide as the longest name.
+    The first line names the protocol, the score at which P and R hold, and in words what was left
+    out of truths or detections. A number that is not defined is "-". Without tabs; the first column is as wide as the longest name.
     """
     at = summary["threshold"]
     score = "" if at is None else f"; P and R at IoU 0.5, score {at:.3f}"
@@ -23,6 +23,8 @@ def ap_table(summary: Mapping[str, Any]) -> str:
     rows += [_row(_size_name(row), row) for row in summary["per_size"]]
     lines = aligned([("class", *_COLUMNS), *rows])
     told = faults(summary.get("faults", {}))
+    if summary.get("full"):
+        told += f"; {summary['full']} images hold as many detections as fit: model.max_detections"
     return "\n".join([f"AP, protocol {summary['protocol']}{score}{told}", *lines])
 
 

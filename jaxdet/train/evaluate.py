@@ -111,7 +111,12 @@ def evaluate(
         protocol=experiment.evaluate.protocol,
         skip_empty_images=_skips(experiment),
     )
-    return {**summary, "faults": dataset.faults}
+    return {**summary, "faults": dataset.faults, "full": full(found)}
+
+
+def full(found: Detections) -> int:
+    """Images with as many detections as fit: of these some may have been left out."""
+    return int((found.labels >= 0).all(axis=1).sum())
 
 
 def found_in(
@@ -202,6 +207,7 @@ def score_run(
     card.numbers.update(
         split=dataset.split,
         faults=dataset.faults,
+        full=full(found),
         weights=which,
         other_data=other_data,
         patients_are=patients,

@@ -35,6 +35,12 @@ def test_the_whole_table():
     assert len(lines) == 8
 
 
+def test_images_that_hold_no_more_detections_are_told():
+    text = ap_table({**summary(["lesion"]), "full": 3})
+    assert "; 3 images hold as many detections as fit: model.max_detections" in text
+    assert "as fit" not in ap_table({**summary(["lesion"]), "full": 0})
+
+
 def test_faults_of_the_data_are_told():
     text = ap_table({**summary(["lesion"]), "faults": {"degenerate": 2}})
     assert text.splitlines()[0].endswith("; boxes clipped or left out: 2 degenerate")

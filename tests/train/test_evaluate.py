@@ -263,3 +263,9 @@ def test_the_numbers_are_written_last(tmp_path, monkeypatch):
         assert not (run.path / "metrics" / "val_yolo.json").exists()
     evaluate.write(run, "val_yolo", scored)
     assert (run.path / "metrics" / "val_yolo.json").exists()
+
+
+def test_images_without_room_are_counted():
+    labels = np.array([[0, 0, 0], [0, 0, -1], [-1, -1, -1]], np.int32)
+    found = Detections(np.zeros((3, 3, 4), np.float32), np.zeros((3, 3), np.float32), labels)
+    assert evaluate.full(found) == 1
