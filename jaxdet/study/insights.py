@@ -1,15 +1,17 @@
 """What trained GSSD networks do inside: the paper's Figs. 4, 6 and 7, and two questions of ours.
 
-detections.png                        boxes of all rows side by side, by score
-gate_I.png, samples_I.png             the gate over each phase, and where each phase is sampled
-offsets.json, offsets.png             the learned offsets against the true displacement
-misaligned.json, ..._iou50.png        AP over millimetres between the phases
-shifted.json, ..._iou50.png           the same networks, and phases shifted by so much more
-sensitivity.json, ..._iou50.png       Eq. 6 over millimetres, of rows that have registered twins
+On any set of four phases:
+    detections.png                        boxes of all rows side by side, by score
+    gate_I.png, samples_I.png             the gate over each phase, and where each phase is sampled
+Where the set knows what they ask; of real CT that is at most the size of a pixel, for shifted:
+    misaligned.json, ..._iou50.png        AP over millimetres between the phases
+    shifted.json, ..._iou50.png           the same networks, and phases shifted by so much more
+    sensitivity.json, ..._iou50.png       Eq. 6 over millimetres, of rows that have registered twins
+    offsets.json, offsets.png             the learned offsets against the true displacement
 """
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from jaxdet.study import inside, misaligned, offsets
 from jaxdet.study.misaligned import Seen
 from jaxdet.train import parallel
 
+FOLDER = "figures/gssd-inside"
 SHOWN = 4  # data points of a picture
 
 
@@ -32,53 +35,95 @@ def write(
     *,
     samples: int = 2000,
 ) -> list[dict[str, str]]:
-    """All that can be drawn of these RUNs on their test patients; {"file"} below `out`, or "why".
+    """All that can be drawn of these RUNs on their test patients; {"file"} below `out`.
 
-    plain and registered: by title, RUNs trained on the set as it is and on a registered one.
+    plain and registered: by title, RUNs in OUT/rows/KEY/seed_S that were trained on the set as it
+    is, one or more, and on a registered one; files call them by KEY. What cannot be had, such as
+    anything in mm where the size of a pixel is not known, is in the list with the "why".
     """
-    found = {title: misaligned.see(run) for title, run in plain.items()}
-    folder = out / "figures" / "gssd-inside"
+    folder = out / FOLDER
+    found = {title: misaligned.see(run, name=_key(run)) for title, run in plain.items()}
+    files = [{"file": name} for name in _pictures(plain, found, folder)]
+    say("detections, gates and sampling points: done")
+    parts: dict[str, Callable[[], list[str]]] = {
+        "misaligned": lambda: _misaligned(found, folder, samples),
+        "shifted": lambda: _shifted(plain, folder, samples),
+        "sensitivity": lambda: _sensitivity(found, registered, folder, samples),
+        "offsets": lambda: _offsets(plain, folder, samples),
+    }
+    for name, part in parts.items():
+        try:
+            files += [{"file": file} for file in part()]
+            say(f"{name}: done")
+        except ValueError as error:  # hours of training are behind: the other parts are wanted yet
+            files.append({"file": f"{name}.json", "why": str(error)})
+            say(f"{name}: not done: {error}")
+    return [{**one, "file": f"{FOLDER}/{one['file']}"} for one in files]
+
+
+def _pictures(
+    plain: Mapping[str, Run], found: Mapping[str, Seen], folder: pathlib.Path
+) -> list[str]:
+    """Figs. 4, 6 and 7, of any set; their names, which the first process alone knows."""
+    if parallel.process()[0] != 0:
+        return []
     shown = _shown(next(iter(found.values())))
-    files: list[dict[str, str]] = []
+    _detections(found, shown, folder / "detections.png")
+    names = ["detections.png"]
+    title = _aligning(plain)
+    if title is not None:
+        looked = inside.look(plain[title], found[title].dataset, shown)
+        names += [path.name for path in inside.draw(plain[title], looked, folder)]
+    return names
 
-    def told(*names: str) -> None:
-        files.extend({"file": str((folder / name).relative_to(out))} for name in names)
 
-    if parallel.process()[0] == 0:
-        _detections(found, shown, folder / "detections.png")
-    told("detections.png")
+def _misaligned(found: Mapping[str, Seen], folder: pathlib.Path, samples: int) -> list[str]:
     curves = [misaligned.in_bins(seen, samples=samples) | {"name": n} for n, seen in found.items()]
-    misaligned.write(curves, folder, "misaligned")
-    told("misaligned.json", "misaligned_iou50.png", "misaligned_iobb50.png")
-    say("AP over millimetres between the phases: done")
-    moved = [
+    return _drawn(curves, folder, "misaligned")
+
+
+def _shifted(plain: Mapping[str, Run], folder: pathlib.Path, samples: int) -> list[str]:
+    curves = [
         misaligned.against_shift(run, samples=samples) | {"name": n} for n, run in plain.items()
     ]
-    misaligned.write(moved, folder, "shifted")
-    told("shifted.json", "shifted_iou50.png", "shifted_iobb50.png")
-    say("AP over millimetres of shift: done")
-    both = [
-        misaligned.in_bins(found[n], misaligned.see(run), samples=samples) | {"name": n}
-        for n, run in registered.items()
-        if n in found
-    ]
-    if both:
-        misaligned.write(both, folder, "sensitivity")
-        told("sensitivity.json", "sensitivity_iou50.png", "sensitivity_iobb50.png")
-    else:
-        files.append({"file": "sensitivity.json", "why": "no row has a registered twin yet"})
-    for title, run in plain.items():
-        if _aligns(run):
-            offsets.against_truth(run, folder, samples=samples)
-            told("offsets.json", "offsets.png")
-            if parallel.process()[0] == 0:
-                looked = inside.look(run, found[title].dataset, shown)
-                told(*(path.name for path in inside.draw(run, looked, folder)))
-            say(f"{title}: its gate, its sampling points, its offsets against the truth: done")
-            break
-    else:
-        files.append({"file": "offsets.json", "why": "no row that is trained aligns the phases"})
-    return files
+    return _drawn(curves, folder, "shifted")
+
+
+def _sensitivity(
+    found: Mapping[str, Seen], registered: Mapping[str, Run], folder: pathlib.Path, samples: int
+) -> list[str]:
+    """Of rows that were trained on both sets."""
+    both = {n: run for n, run in registered.items() if n in found}
+    if not both:
+        raise ValueError("no row has a registered twin yet")
+    curves = []
+    for n, run in both.items():
+        twin = misaligned.see(run, name=_key(run))
+        curves.append(misaligned.in_bins(found[n], twin, samples=samples) | {"name": n})
+    return _drawn(curves, folder, "sensitivity")
+
+
+def _drawn(curves: Sequence[Mapping[str, Any]], folder: pathlib.Path, name: str) -> list[str]:
+    misaligned.write(curves, folder, name)
+    return [f"{name}.json", *(f"{name}_{overlap}.png" for overlap in misaligned.OVERLAPS)]
+
+
+def _offsets(plain: Mapping[str, Run], folder: pathlib.Path, samples: int) -> list[str]:
+    title = _aligning(plain)
+    if title is None:
+        raise ValueError("no row that is trained aligns the phases")
+    offsets.against_truth(plain[title], folder, samples=samples, name=_key(plain[title]))
+    return ["offsets.json", "offsets.png"]
+
+
+def _key(run: Run) -> str:
+    """OUT/rows/KEY/seed_S: the row and its registration; seeds are called alike in all rows."""
+    return run.path.parent.name
+
+
+def _aligning(plain: Mapping[str, Run]) -> str | None:
+    """The first row that aligns phase by phase."""
+    return next((title for title, run in plain.items() if _aligns(run)), None)
 
 
 def _aligns(run: Run) -> bool:

@@ -53,17 +53,20 @@ Area = Callable[[Int[np.ndarray, "S P"]], Float[np.ndarray, "S"]]  # AP under we
 class Seen(NamedTuple):
     """What a RUN found on a data set."""
 
-    name: str  # of the RUN
+    name: str  # of the RUN, or of the row that it is
     dataset: Dataset
     found: Detections  # [N, D, ...] in px of the original images
 
 
-def see(run: Run, split: Split = "test", which: Which = "best") -> Seen:
-    """Detections of a RUN on a split of its own data; patients it was trained on are refused."""
+def see(run: Run, split: Split = "test", which: Which = "best", *, name: str = "") -> Seen:
+    """Detections of a RUN on a split of its own data; patients it was trained on are refused.
+
+    name: what curves call it; empty: its folder.
+    """
     dataset = _unseen(run, split)
     detect, variables = _program(run, which)
     found = scoring.found_in(detect, variables, dataset, run.experiment, progress=True)
-    return Seen(run.path.name, dataset, found)
+    return Seen(name or run.path.name, dataset, found)
 
 
 def in_bins(
@@ -86,11 +89,11 @@ def in_bins(
     data points, found by name, is what a bin is compared with: Eq. 6. Without it that is the lowest
     bin that has any.
 
-    Keys: name (of the RUN), along, lost_is, compared_with, protocol, data_points, unknown, samples,
-    seed, and points: name, mm (median), data_points, patients, and ap, compared and lost = 1 - ap /
-    compared, each by overlap (iou50, iobb50) an Interval of statistics. Bins without a data point
-    are left out. ValueError: no data point in any bin, lower ends that do not rise, a data point
-    that `registered` lacks.
+    Keys: name (of `seen`), along, lost_is, compared_with (the name of `registered`, or of the
+    lowest bin), protocol, data_points, unknown, samples, seed, and points: name, mm (median),
+    data_points, patients, and ap, compared and lost = 1 - ap / compared, each by overlap (iou50,
+    iobb50) an Interval of statistics. Bins without a data point are left out. ValueError: no data
+    point in any bin, lower ends that do not rise, a data point that `registered` lacks.
     """
     apart = np.array([_apart(record) for record in seen.dataset.records])
     bins = _bins(apart, lower_mm)

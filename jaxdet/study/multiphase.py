@@ -156,14 +156,16 @@ def _inside(work: Work) -> dict[str, Any]:
     told = _detectors(work)
     plain: dict[str, runs.Run] = {}
     twin: dict[str, runs.Run] = {}
+    seed = work.study.seeds[0]
     for row in work.rows:
-        if found(work, row):
-            run = kept.run_in(asking.folder(row, work.study.seeds[0], work.path))
+        if seed in (one["seed"] for one in found(work, row)):
+            run = kept.run_in(asking.folder(row, seed, work.path))
             place = plain if row.registration == UNREGISTERED else twin
-            place.setdefault(row.title.removesuffix(f", {row.registration}"), run)
+            # The last of KINDS that is trained: non-rigid, of which the paper's number of Eq. 6 is.
+            place[row.title.removesuffix(f", {row.registration}")] = run
     if not plain:
         why = "neither GSSD nor GSSD++ is trained on the unregistered set"
-        return {**told, "figures": [{"file": "figures/gssd-inside", "why": why}]}
+        return {**told, "figures": [{"file": insights.FOLDER, "why": why}]}
     return {**told, "figures": insights.write(plain, twin, work.path, work.say)}
 
 

@@ -76,17 +76,19 @@ def against_truth(
     taps: Taps = "masked",
     samples: int = 2000,
     seed: int = 0,
+    name: str = "",
 ) -> dict[str, Any]:
     """Measures, regresses, and writes OUT/offsets.json and OUT/offsets.png; what the JSON holds.
 
-    Keys: run, weights, split, where, taps, level, phases (of the channels), data_points, patients,
-    places (all that count), samples, seed, and rows as `regress` has them. The picture shows "to
-    portal", a column a phase: the true pairs above, both controls below. ValueError as `measure`.
+    Keys: run (`name`; empty: its folder), weights, split, where, taps, level, phases (of the
+    channels), data_points, patients, places (all that count), samples, seed, and rows as `regress`
+    has them. The picture shows "to portal", a column a phase: the true pairs above, both controls
+    below. ValueError as `measure`.
     """
     found = measure(run, split, which=which, where=where, taps=taps)
     rows = regress(found, samples=samples, seed=seed)
     told = {
-        "run": str(run.path),
+        "run": name or run.path.name,
         "weights": which,
         "split": split,
         "where": where,

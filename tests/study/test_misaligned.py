@@ -248,6 +248,7 @@ def test_a_run_is_seen_on_its_own_prepared_set(tmp_path, monkeypatch):
     run.save_weights(loop.fresh_variables(made))
     one = misaligned.see(run)
     assert one.name == "run" and one.found.scores.shape[0] == len(one.dataset) == 3
+    assert misaligned.see(run, name="gssd_pp").name == "gssd_pp"
     told = misaligned.in_bins(one, samples=5, protocol="coco")
     assert [(p["name"], p["mm"]) for p in told["points"]] == [("below 5", 2.0), ("5-10", 8.0)]
     told = misaligned.against_shift(run, shifts_mm=(0.0, 4.0), samples=5)

@@ -278,6 +278,71 @@ def test_livers_of_the_sets_that_are_there(sets, tmp_path):
     assert any(line.startswith("rigid (not registered)") for line in lines)
 
 
+def all_twins(sets, out):
+    """The folder of sets with the non-rigid twin under the other kinds' names too."""
+    folder = shutil.copytree(sets, out)
+    made = folder / f"{BUILDER}_nonrigid" / store.VERSION / "metadata.json"
+    known = read(made)
+    for kind in ("rigid", "affine"):
+        twin = shutil.copytree(folder / f"{BUILDER}_nonrigid", folder / f"{BUILDER}_{kind}")
+        told = {**known, "registration": {**known["registration"], "method": kind}}
+        (twin / store.VERSION / "metadata.json").write_text(json.dumps(told))
+    return folder
+
+
+def inside(patch, kinds):
+    """The rows of gssd-inside as toys, at a scale that has these registrations."""
+    rows = [row._replace(model="toy", fields={"width": 4}) for row in papers_gssd.INSIDE]
+    patch.setitem(papers_gssd.TABLES, "gssd-inside", tuple(rows))
+    patch.setitem(scales_gssd.SCALES, "tiny", dataclasses.replace(SCALE, kinds=kinds))
+
+
+def test_a_row_is_held_against_its_nonrigid_twin(sets, tmp_path, monkeypatch):
+    """The paper's known sensitivity is of non-rigid registration; all three are trained."""
+    folder, calls = all_twins(sets, tmp_path / "sets"), []
+    monkeypatch.setattr(study.insights, "write", lambda *told: calls.append(told) or [])
+    for kinds in (("rigid", "affine", "nonrigid"), ("rigid", "affine")):
+        inside(monkeypatch, kinds)
+        out = tmp_path / kinds[-1]
+        run(out, asked(folder, table="gssd-inside"))
+        plain, twin, where, _ = calls.pop()
+        keys = {"GSSD": "gssd", "GSSD++": "gssd_pp"}
+        assert where == out and list(plain) == list(twin) == list(keys)
+        for title, key in keys.items():
+            assert plain[title].path == out / "rows" / key / "seed_0"
+            assert twin[title].path == out / "rows" / f"{key}_{kinds[-1]}" / "seed_0"
+            assert twin[title].experiment.data.builder == f"{BUILDER}_{kinds[-1]}"
+
+
+def test_gssd_inside_of_data_that_are_no_phantoms(sets, tmp_path, monkeypatch):
+    """From the verb's function to its file; the slices know their pixels and no displacement."""
+
+    def train(experiment, place, *, resume):
+        made = trained(experiment, place, resume=resume)
+        made.save_weights(loop.fresh_variables(experiment))
+        return made
+
+    monkeypatch.setattr(loop, "train", train)
+    inside(monkeypatch, ("nonrigid",))
+    out = tmp_path / "out"
+    result = run(out, asked(sets, table="gssd-inside"))
+    assert read(out / "gssd-inside.json") == json.loads(json.dumps(result))
+    made = [one["file"] for one in result["figures"] if "why" not in one]
+    assert [name.rpartition("/")[2] for name in made] == [
+        "detections.png",
+        "shifted.json",
+        "shifted_iou50.png",
+        "shifted_iobb50.png",
+    ]
+    assert all((out / name).is_file() for name in made)
+    why = {one["file"]: one["why"] for one in result["figures"] if "why" in one}
+    assert list(why) == [
+        f"figures/gssd-inside/{name}.json" for name in ("misaligned", "sensitivity", "offsets")
+    ]
+    lines = reproduced_gssd.text(result).splitlines()
+    assert any("misaligned.json: of 2 data points none has a known" in line for line in lines)
+
+
 def test_a_twin_is_made_once_and_refused_when_it_is_of_another_set(sets, tmp_path, monkeypatch):
     folder = shutil.copytree(sets, tmp_path / "sets")
     one = asking.study(asked(folder), tmp_path)

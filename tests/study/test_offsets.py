@@ -242,6 +242,7 @@ def test_a_run_is_measured_in_mm_of_the_original(run, tmp_path, monkeypatch):
     told = offsets.against_truth(run, tmp_path, samples=10)
     assert (told["data_points"], told["patients"], told["phases"]) == (4, 2, list(OFFICIAL))
     assert told["places"] == found.inside.sum() and told["level"] == "conv4_3"
+    assert told["run"] == "run"  # its folder, not where that lies
     assert json.loads((tmp_path / "offsets.json").read_text()) == told
     assert cv2.imread(str(tmp_path / "offsets.png")).std() > 5
 
