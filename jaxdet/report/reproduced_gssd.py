@@ -40,7 +40,7 @@ def _made(how: Mapping[str, Any]) -> str:
 
 
 def _detectors(result: Mapping[str, Any]) -> list[str]:
-    """A block a row: the paper, then ours by the best and by the last weights."""
+    """A block a row: the paper, then ours by the best and by the last weights, by each protocol."""
     metrics, lines = result["metrics"], []
     for row in result["rows"]:
         lines.append((row["title"], "", *([""] * len(metrics))))
@@ -48,10 +48,11 @@ def _detectors(result: Mapping[str, Any]) -> list[str]:
         if row["state"] != "trained":
             lines.append((f"  {row['state']}", "", *(["-"] * len(metrics))))
             continue
-        for which, words in WEIGHTS.items():
-            several = row[which]
-            ours = (_mean_sd(several, name) for name in metrics)
-            lines.append((f"  {words}", str(len(row["seeds"])), *ours))
+        for protocol, told in ((None, row), *row.get("beside", {}).items()):
+            for which, words in WEIGHTS.items():
+                ours = (_mean_sd(told[which], name) for name in metrics)
+                words = f"  {words}" + (f", {protocol}" if protocol else "")
+                lines.append((words, str(len(row["seeds"])), *ours))
     of = "sensitivity, 1 - unregistered / registered (Eq. 6)" if "mean" in metrics else "AP"
     head = (
         f"{of}, percent, protocol {result['protocol']}; mean +- SD over seeds (ddof"

@@ -14,7 +14,8 @@ def ap_table(summary: Mapping[str, Any]) -> str:
     """The table of `metrics.summarise`: all classes, each class, each size of object.
 
     The first line names the protocol, the score at which P and R hold, and in words what was left
-    out of truths or detections. A number that is not defined is "-". Without tabs; the first column is as wide as the longest name.
+    out of truths or detections. A number that is not defined is "-". Without tabs; the first column
+    is as wide as the longest name.
     """
     at = summary["threshold"]
     score = "" if at is None else f"; P and R at IoU 0.5, score {at:.3f}"

@@ -102,7 +102,9 @@ def scored(run):
             told = {"weights": which, "split": split, "other_data": False, "audit": AUDIT}
             told |= {"images": 2, "truths": 2, "threshold": 0.5, "protocol": "l0sg"}
             told |= dict.fromkeys(kept.METRICS, 0.5)
+            half = {overlap: value / 2 for overlap, value in row.items()}
             told["protocols"] = [{"protocol": "coco"}, {"protocol": "l0sg", **row}]
+            told["protocols"].append({"protocol": "fixed", **half})
             run.write_metrics(study._name(split, which), told)
 
 
@@ -173,6 +175,9 @@ def test_the_table_holds_the_paper_beside_ours(straight):
             assert row[which]["n"]["test IoU50"] == 2
             assert row[which]["mean"]["test IoU50"] == pytest.approx(np.mean(values))
             assert row[which]["sd"]["test IoU50"] == pytest.approx(np.std(values, ddof=1))
+            fixed = row["beside"]["fixed"][which]["mean"]  # half of it in these files
+            assert fixed["test IoU50"] == pytest.approx(np.mean(values) / 2)
+        assert set(row["beside"]) == {"fixed"}
 
 
 def test_the_text_of_the_table(straight):
@@ -184,7 +189,9 @@ def test_the_text_of_the_table(straight):
     assert lines[place + 2].split() == ["not", "built", *["-"] * 8]
     place = lines.index("GSSD")
     assert lines[place + 2].startswith("  best on val") and "+-" in lines[place + 2]
-    assert lines[place + 3].startswith("  last")
+    assert lines[place + 3].startswith("  last") and "fixed" not in lines[place + 3]
+    assert lines[place + 4].startswith("  best on val, fixed")
+    assert lines[place + 5].startswith("  last, fixed")
 
 
 def test_going_on_trains_nothing_anew_and_more_seeds_join(straight, sets, tmp_path, monkeypatch):
