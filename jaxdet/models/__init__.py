@@ -121,6 +121,16 @@ def official_data(cfg: Any) -> dict[str, Any]:
     return fields if fits else {}
 
 
+def aligned(cfg: Any) -> tuple[int, float, float] | None:
+    """Which level a Config aligns and where its places lie, as its file's `aligned` tells.
+
+    None where phases are not aligned.
+    """
+    if getattr(cfg, "align", "none") == "none":
+        return None
+    return _file(cfg).aligned(cfg)
+
+
 def skips_empty_images(cfg: Any) -> bool:
     """Whether the official evaluator of this Config's family leaves out slices without detections.
 

@@ -14,6 +14,7 @@ field has both. "GSSD (Portal Only)" is data.phases = ("portal",) * 4.
 """
 
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -94,7 +95,9 @@ class Config:
 
     def check(self) -> None:
         """Refuses groups that are no phases, and a level that this image size has not."""
-        if self.phases < 1 or self.channels % self.phases:
+        if self.phases < 1:
+            raise ValueError(f"model.phases wants 1 or more; got {self.phases}")
+        if self.channels < 1 or self.channels % self.phases:
             raise ValueError(
                 f"model.channels wants a multiple of the {self.phases} phases; got {self.channels}"
             )
@@ -102,15 +105,36 @@ class Config:
             raise ValueError(f"model.width wants more than 0, at most 4; got {self.width}")
         for name in ("groups",) + (("align_groups",) if self.align != "none" else ()):
             if getattr(self, name) not in (1, self.phases):
+                legal = f"1 or {self.phases}" if self.phases > 1 else "1"
                 raise ValueError(
-                    f"model.{name} wants 1 or {self.phases}, the number of phases; got "
-                    f"{getattr(self, name)}"
+                    f"model.{name} wants {legal}, the number of phases; got {getattr(self, name)}"
                 )
         there = LEVELS[: len(EXTRAS[self.image_size]) + 2]
         if self.align_at not in there:
             raise ValueError(
                 f"model.align_at wants {', '.join(there)} at {self.image_size} px; got "
                 f"{self.align_at!r}"
+            )
+        _check_width(self)
+
+
+def _check_width(cfg: "Config") -> None:
+    """Refuses a width at which layers do not divide into the parts that look at them."""
+    attends = {cfg.attention_trunk, cfg.attention_heads} != {"none"}
+    apart = cfg.phases if cfg.interphase != "shared" else 1
+    level = math.lcm(cfg.groups, 8 * apart if attends else 1)
+    if cfg.align != "none":
+        level = math.lcm(level, cfg.phases)
+    finest = 256  # channels of the smallest level, at width 1
+    sizes = sorted({*vgg.WIDTHS.values(), vgg.TOP})
+    parts = {size: level if size >= finest else cfg.groups for size in sizes}
+    for size, multiple in parts.items():
+        if (got := max(round(size * cfg.width), 1)) % multiple:
+            step = max(multiple / size for size, multiple in parts.items())
+            raise ValueError(
+                f"model.width wants a multiple of {step:.6g}, so that all layers divide into "
+                f"groups, phases and the parts of attention; got {cfg.width}: {got} channels are "
+                f"no multiple of {multiple}"
             )
 
 
@@ -247,6 +271,20 @@ def decode(out: Outputs, *, cfg: Config) -> Detections:
         max_detections=cfg.max_detections,
     )
     return jax.vmap(one_image)(out.class_logits, out.deltas)
+
+
+def aligned(cfg: Config) -> tuple[int, float, float]:
+    """Number of the level that alignment follows, and where its places lie in the image, in px.
+
+    The middle of the first place, and the step to the next: by the geometry of pooling and
+    convolutions (8 px for conv4_3), not by dividing sides: 300 / 38 is not 8, as the last place
+    reaches beyond the image.
+    """
+    level = LEVELS.index(cfg.align_at)
+    start, step = (4.0, 8.0) if level == 0 else (8.0, 16.0)
+    for _, _, kernel, stride, padding in EXTRAS[cfg.image_size][: max(level - 1, 0)]:
+        start, step = start + step * ((kernel - 1) / 2 - padding), step * stride
+    return level, start, step
 
 
 def example(cfg: Config, side: int) -> tuple[Float[np.ndarray, "1 S S C"]]:

@@ -16,6 +16,7 @@ nothing, a field has both.
 """
 
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -90,7 +91,9 @@ class Config:
 
     def check(self) -> None:
         """Refuses groups that are no phases, more than one class, and a level that is none."""
-        if self.phases < 1 or self.channels % self.phases:
+        if self.phases < 1:
+            raise ValueError(f"model.phases wants 1 or more; got {self.phases}")
+        if self.channels < 1 or self.channels % self.phases:
             raise ValueError(
                 f"model.channels wants a multiple of the {self.phases} phases; got {self.channels}"
             )
@@ -105,14 +108,35 @@ class Config:
             raise ValueError(f"model.image_size wants 32 px or more; got {self.image_size}")
         for name in ("groups",) + (("align_groups",) if self.align != "none" else ()):
             if getattr(self, name) not in (1, self.phases):
+                legal = f"1 or {self.phases}" if self.phases > 1 else "1"
                 raise ValueError(
-                    f"model.{name} wants 1 or {self.phases}, the number of phases; got "
-                    f"{getattr(self, name)}"
+                    f"model.{name} wants {legal}, the number of phases; got {getattr(self, name)}"
                 )
         if self.align_at not in SOURCES[self.version]:
             raise ValueError(
                 f"model.align_at wants {', '.join(SOURCES[self.version])} in version "
                 f"{self.version}; got {self.align_at!r}"
+            )
+        _check_width(self)
+
+
+def _check_width(cfg: "Config") -> None:
+    """Refuses a width at which layers do not divide into the parts that look at them."""
+    attends = {cfg.attention_trunk, cfg.attention_heads} != {"none"}
+    apart = cfg.phases if cfg.interphase != "shared" else 1
+    level = math.lcm(cfg.groups, 8 * apart if attends else 1)
+    if cfg.align != "none":
+        level = math.lcm(level, cfg.phases)
+    finest = {"4s": 256, "2s": 128}[cfg.version]  # channels of the smallest level, at width 1
+    sizes = sorted({*vgg.WIDTHS.values(), vgg.TOP})
+    parts = {size: level if size >= finest else cfg.groups for size in sizes}
+    for size, multiple in parts.items():
+        if (got := max(round(size * cfg.width), 1)) % multiple:
+            step = max(multiple / size for size, multiple in parts.items())
+            raise ValueError(
+                f"model.width wants a multiple of {step:.6g}, so that all layers divide into "
+                f"groups, phases and the parts of attention; got {cfg.width}: {got} channels are "
+                f"no multiple of {multiple}"
             )
 
 
@@ -246,6 +270,13 @@ def decode(out: Outputs, *, cfg: Config) -> Detections:
     # Where a side is no multiple of the stride the last cells reach beyond the image.
     inside = jnp.minimum(found.boxes_xyxy, jnp.float32(cfg.image_size))
     return found._replace(boxes_xyxy=inside)
+
+
+def aligned(cfg: Config) -> tuple[int, float, float]:
+    """Number of the level that alignment follows; middle of its first place and the step, px."""
+    level = SOURCES[cfg.version].index(cfg.align_at)
+    step = {"conv2_2": 2.0, "conv3_3": 4.0, "conv4_3": 8.0}.get(cfg.align_at, 16.0)
+    return level, step / 2, step
 
 
 def example(cfg: Config, side: int) -> tuple[Float[np.ndarray, "1 S S C"]]:

@@ -1,4 +1,4 @@
-"""What a RUN of the GSSD family did inside: its gates, offsets and masks, and their pictures.
+"""What a RUN of GSSD++ or PixelLink++ did inside: its gates, offsets and masks, and their pictures.
 
     RUN, data points -> look -> Looked -> draw -> gate_0.png, samples_0.png ...
 
@@ -18,7 +18,6 @@ from jaxdet import models
 from jaxdet.data import batch as batches
 from jaxdet.data.sources import Dataset
 from jaxdet.data.transforms import to_unit
-from jaxdet.models import gssd
 from jaxdet.report import alignment
 from jaxdet.report.alignment import Cells
 from jaxdet.run import Run
@@ -28,7 +27,7 @@ REFERENCE = "portal"  # of CtSlice.displacement_mm
 
 
 class Looked(NamedTuple):
-    """What a network of the GSSD family did inside with one data point."""
+    """What a network that aligns phases did inside with one data point."""
 
     name: str
     image: Float[np.ndarray, "S S C"]  # as it went in
@@ -41,14 +40,14 @@ class Looked(NamedTuple):
 def check(run: Run) -> tuple[str, ...]:
     """The phases of the groups of offsets, as the RUN has its channels.
 
-    ValueError for a RUN of another family, without alignment, with one offset for all phases, with
+    ValueError for a RUN without alignment, with one offset for all phases, with
     phases that are not known, that come twice, or without the portal one.
     """
     cfg = run.experiment.model
-    if not isinstance(cfg, gssd.Config) or cfg.align != "deform":
+    if models.aligned(cfg) is None:
         raise ValueError(
             f"{run.path} has no deformable alignment, so there are no offsets to look at: give a"
-            " RUN of gssd_pp, or train one with --model.align deform"
+            " RUN of gssd_pp or pixellink_pp, or train one with --model.align deform"
         )
     if cfg.align_groups != cfg.phases or cfg.groups != cfg.phases:
         raise ValueError(
@@ -65,17 +64,9 @@ def check(run: Run) -> tuple[str, ...]:
     return order
 
 
-def cells_of(cfg: gssd.Config) -> Cells:
-    """Where the places of the aligned level lie in the image: their middles, in px.
-
-    By the geometry of pooling and convolutions (8 px and its middle for conv4_3), not by dividing
-    sides: 300 / 38 is not 8, as the last place reaches beyond the image.
-    """
-    level = gssd.LEVELS.index(cfg.align_at)
-    start, step = (4.0, 8.0) if level == 0 else (8.0, 16.0)
-    for _, _, kernel, stride, padding in gssd.EXTRAS[cfg.image_size][: max(level - 1, 0)]:
-        start, step = start + step * ((kernel - 1) / 2 - padding), step * stride
-    return Cells(start, step)
+def cells_of(cfg: Any) -> Cells:
+    """Where the places of the aligned level lie in the image: their middles, in px."""
+    return Cells(*models.aligned(cfg)[1:])
 
 
 def look(
@@ -127,11 +118,11 @@ def draw(run: Run, looked: Sequence[Looked], folder: pathlib.Path) -> list[pathl
 
 
 def sown(
-    cfg: gssd.Config, variables: Any, images: Float[Array, "B S S C"]
+    cfg: Any, variables: Any, images: Float[Array, "B S S C"]
 ) -> tuple[Array | None, Array, Array]:
     """Gate, offsets and mask of the aligned level; XLA leaves out all that comes behind them."""
     _, kept = models.module(cfg).apply(variables, images, mutable=["intermediates"])
-    told, k = kept["intermediates"], gssd.LEVELS.index(cfg.align_at)
+    told, k = kept["intermediates"], models.aligned(cfg)[0]
     attended = told.get(f"attend_{k}")
     (offsets,), (mask,) = (told[f"align_{k}"][name] for name in ("offsets", "mask"))
     return attended and attended["gate"][0], offsets, mask

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdet.models import gssd
+from jaxdet import models
 from jaxdet.report import alignment
 from jaxdet.run import Run
 from jaxdet.study import inside, misaligned, offsets
@@ -128,7 +128,7 @@ def _aligning(plain: Mapping[str, Run]) -> str | None:
 
 def _aligns(run: Run) -> bool:
     cfg = run.experiment.model
-    return isinstance(cfg, gssd.Config) and cfg.align == "deform" and cfg.align_groups > 1
+    return models.aligned(cfg) is not None and cfg.align_groups > 1
 
 
 def _shown(seen: Seen) -> list[int]:

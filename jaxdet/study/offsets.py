@@ -33,7 +33,6 @@ from jaxdet.data import sources
 from jaxdet.data.builders import store
 from jaxdet.data.misalignment import BLOCK_PX
 from jaxdet.metrics import statistics
-from jaxdet.models import gssd
 from jaxdet.report import alignment
 from jaxdet.report.alignment import Line
 from jaxdet.run import Run, write_json
@@ -166,7 +165,7 @@ def measure(
 
 
 def mean_offsets(
-    cfg: gssd.Config, variables: Any, images: Float[Array, "B S S C"], taps: Taps = "masked"
+    cfg: Any, variables: Any, images: Float[Array, "B S S C"], taps: Taps = "masked"
 ) -> tuple[Float[Array, "B h w G 2"]]:
     """The mean offset over the taps of each phase at each place, (dy, dx) in px of the map.
 

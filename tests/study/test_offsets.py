@@ -12,6 +12,7 @@ from jaxdet import run as runs
 from jaxdet.config import Data, Evaluate, Experiment
 from jaxdet.data import sources
 from jaxdet.data.builders import store
+from jaxdet.models import gssd
 from jaxdet.ops import deform
 from jaxdet.study import inside, offsets
 from jaxdet.study.offsets import Measured
@@ -276,14 +277,20 @@ def test_looking_inside_draws_gates_and_taps(run, tmp_path):
 
 
 def test_cells_follow_the_network():
-    for size, levels in inside.gssd.EXTRAS.items():
+    for size, levels in gssd.EXTRAS.items():
         wanted = [(4.0, 8.0), (8.0, 16.0), (8.0, 32.0), (8.0, 64.0)]
-        for level, cells in zip(inside.gssd.LEVELS, wanted, strict=False):
+        for level, cells in zip(gssd.LEVELS, wanted, strict=False):
             cfg = models.config("gssd_pp", image_size=size, align_at=level)
             assert inside.cells_of(cfg) == cells
         assert len(levels) >= 4
     last = models.config("gssd_pp", align_at="conv10_2")
     assert inside.cells_of(last) == (8.0 + 64, 64.0)  # 5 to 3 places, nothing around
+    for version, level, cells in (("4s", "conv3_3", (2, 4)), ("2s", "conv7", (8, 16))):
+        linked = models.config("pixellink_pp", version=version, align_at=level)
+        assert inside.cells_of(linked) == cells
+    assert models.aligned(models.config("pixellink_pp", version="2s"))[0] == 1
+    assert models.aligned(models.config("gssd")) is None
+    assert models.aligned(models.config("yolov8n")) is None
 
 
 @pytest.mark.parametrize(
