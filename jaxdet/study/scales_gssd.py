@@ -135,6 +135,8 @@ TINY = Scale(
     per_slice=False,
     gate_pool=4,
     kind="multiphase_demo",
+    minutes={"gssd": 13, "gssd_pp": 24},
+    on="AMD EPYC, 2 cores, beside other jobs",
 )
 SCALES: dict[Name, Scale] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
 
