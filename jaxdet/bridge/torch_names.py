@@ -229,6 +229,7 @@ def _refuse(name: str, rows: list[tuple[str, str, str]]) -> None:
     if len(rows) > 12:
         lines.append(f"  ... and {len(rows) - 12} more")
     lines.append(
-        "Are size, channels and num_classes those of the weights? infer_fields reads them."
+        "Are the model's fields (size or width, channels, num_classes, its parts) those of the "
+        "weights? infer_fields reads what shapes tell of them."
     )
     raise ValueError(f"{len(rows)} tensors do not fit {name}:\n" + "\n".join(lines))

@@ -198,5 +198,10 @@ def test_what_is_no_yolov8_is_not_guessed():
     with pytest.raises(ValueError, match="no YOLOv8 detector"):
         infer_fields({"layer.weight": np.zeros(3)})
     trunk = {"vgg.0.weight": np.zeros((64, 3, 3, 3)), "L2Norm.weight": np.zeros(512)}
-    with pytest.raises(ValueError, match=r"wanted vgg.2.weight and conf.0.weight of four axes"):
+    with pytest.raises(
+        ValueError, match=r"wanted vgg.2.weight and loc.0.weight and conf.0.weight of"
+    ):
         infer_fields(trunk)
+    heads = dict.fromkeys(("loc.0.weight", "conf.0.weight"), np.zeros((16, 512, 3, 3)))
+    with pytest.raises(ValueError, match=r"wanted vgg.2.weight of four axes"):
+        infer_fields({**trunk, **heads, "vgg.2.weight": np.zeros((64, 0, 3, 3))})

@@ -33,6 +33,19 @@ VARIANTS = [
     {"attention": "mtnet"},
     {"attention": "mtnet", "attention_at": "neck"},
 ]
+PHASES_VARIANTS = [
+    {"dtype": "bfloat16"},
+    {"gate": "raw"},
+    {"align_conv": "grouped"},
+    {"align_at": "conv7"},
+    {"align_input": "features+stopped_gate"},
+    {"align_input": "features"},
+    {"interphase": "grouped"},
+    {"interphase": "per_phase"},
+    {"gate_pool": 4},
+    {"align_start": "xavier"},
+    {"grouping": "native"},
+]
 
 
 def batch_of(boxes_per_image, channels, side=64, max_boxes=6):
@@ -68,10 +81,19 @@ def awake(variables):
     return variables
 
 
+LAST_MAPS = {f"{part}_{k}" for part in ("attend", "look") for k in (3, 4, 5)}  # 5, 3 and 1 px
+
+
 def is_normalised_away(path):
-    """A convolution's bias before a BatchNorm: the batch's mean takes it out again."""
+    """A convolution's bias before a BatchNorm: the batch's mean takes it out again.
+
+    So does a softmax with the bias of phi, the same for all its logits; and over one place, as the
+    last maps of SSD have or are pooled to, it is 1 whatever theta and phi are.
+    """
     keys = [key.key for key in path]
-    return len(keys) > 2 and keys[-2:] == ["conv", "bias"]
+    if keys[0] in LAST_MAPS and keys[1] in ("theta", "phi"):
+        return True
+    return len(keys) > 2 and keys[-2:] in (["conv", "bias"], ["phi", "bias"])
 
 
 def names():
@@ -92,6 +114,12 @@ def test_contract(name):
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
 def test_variants_keep_the_contract(fields):
     check_contract(jaxdet.build("yolov8n", **SMALLEST, **fields))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", PHASES_VARIANTS, ids=str)
+def test_variants_of_gssd_pp_keep_the_contract(fields):
+    check_contract(jaxdet.build("gssd_pp", **NARROW, **fields), NARROW["channels"], 300)
 
 
 def check_contract(detector, channels=SMALLEST["channels"], side=64):

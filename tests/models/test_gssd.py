@@ -10,8 +10,9 @@ import pytest
 from goldens import golden, official
 
 from jaxdet import bridge, models
-from jaxdet.bridge import infer
+from jaxdet.bridge import infer, torch_names
 from jaxdet.models import gssd
+from jaxdet.nn import align
 from jaxdet.types import Batch
 
 # Of the facts, gssd_reference 1.5 and gssd_baselines 2.8.
@@ -29,11 +30,32 @@ COUNTS = [
     (24_408_664, "ssd", {"image_size": 512}),
     (8_629_784, "gssd", {"image_size": 512}),
 ]
+# Case of the reference: model, fields, the sums of its boxes, logits and detections on the golden's
+# image, and its losses of boxes and classes in the golden's step (facts, gssd_reference 9).
 CASES = {
-    "ssd": ("ssd", {}),
-    "gssd": ("gssd", {}),
-    "gssdpp": ("gssd_pp", {}),
-    "gssdpp_wo_dc": ("gssd_pp", {"align": "none"}),
+    "ssd": ("ssd", {}, (3071.4759, -2015.7295, 217.8021), (3.615945, 12.481344)),
+    "gssd": ("gssd", {}, (-3387.2903, 2692.2248, 255.6203), (2.739654, 10.759181)),
+    "gssdpp": ("gssd_pp", {}, (239.4842, -1660.3607, 206.1870), (3.447819, 10.167481)),
+    "gssdpp_wo_phase_offsets": (
+        *("gssd_pp", {"align_groups": 1}),
+        *((-275.9970, -1620.7740, 209.8366), (3.106262, 10.268747)),
+    ),
+    "gssdpp_wo_dc": (
+        *("gssd_pp", {"align": "none"}),
+        *((-4843.5978, 1451.7177, 256.1925), (2.724779, 10.716413)),
+    ),
+    "gssdpp_wo_sa_base": (
+        *("gssd_pp", {"attention_trunk": "none"}),
+        *((2725.4491, -365.0168, 296.0257), (3.063952, 10.501265)),
+    ),
+    "gssdpp_wo_sa_fusion": (
+        *("gssd_pp", {"attention_heads": "none"}),
+        *((473.0433, -1851.8282, 216.1699), (3.462387, 10.163412)),
+    ),
+    "gssdpp_wo_interphase": (
+        *("gssd_pp", {"interphase": "grouped"}),
+        *((-825.6170, -1805.9547, 208.2697), (3.476166, 10.138679)),
+    ),
 }
 NARROW = {"width": 1 / 8}
 # Every word of every field that changes what is computed.
@@ -60,7 +82,17 @@ WORDS = [
     {"align_start": "xavier"},
     {"dtype": "bfloat16"},
     {"grouping": "native"},
+    {"grouping": "split"},
+    {"grouping": "diagonal"},
     {"groups": 1},
+]
+# Words whose tensors have the shapes of another word's, which is what is read.
+READ_AS = [
+    ({"interphase": "per_phase"}, {"interphase": "grouped"}),
+    ({"align_input": "features+stopped_gate"}, {}),
+    ({"align_at": "conv8_2"}, {}),
+    ({"align_at": "conv10_2"}, {"align_at": "conv9_2"}),
+    ({"gate_pool": 2, "align_start": "xavier", "dtype": "bfloat16", "grouping": "native"}, {}),
 ]
 
 
@@ -121,15 +153,19 @@ def recipe(shared):
 def weights(shared):
     @functools.cache
     def load(case):
-        name, fields = CASES[case]
+        name, fields, *_ = CASES[case]
         return bridge.from_torch(name, official(shared, case), **fields)
 
     return load
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = {"gssdpp"}  # has all parts of the others
+ALL = [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES]
+
+
+@pytest.mark.parametrize("case", ALL)
 def test_official_weights_come_and_go_bit_for_bit(shared, weights, case):
-    state, (name, fields) = official(shared, case), CASES[case]
+    state, (name, fields, *_) = official(shared, case), CASES[case]
     back = bridge.to_torch(name, weights(case), **fields)
     assert list(back) == list(state)
     for key, tensor in state.items():
@@ -141,30 +177,72 @@ def test_official_weights_come_and_go_bit_for_bit(shared, weights, case):
     jax.tree.map(np.testing.assert_array_equal, again, weights(case))
 
 
+def check_reading(fields, wanted):
+    """Zeros of a Config's official names and shapes are read as the Config of `wanted`.
+
+    The names and shapes that to_torch writes, without the numbers.
+    """
+    entries = torch_names._entries("gssd_pp", fields)
+    name, read = infer.infer_fields({e.torch_name: np.zeros(e.shape) for e in entries})
+    assert models.config(name, **read) == models.config("gssd_pp", **wanted)
+
+
+UNTOLD = {"gate_pool", "align_start", "dtype", "grouping"}
+TOLD = [
+    word
+    for word in WORDS
+    if not word.keys() & UNTOLD and word not in [fields for fields, _ in READ_AS]
+]
+TOGETHER = [
+    {"width": 1.0, "gate": "raw", "align_conv": "grouped"},
+    {"width": 3 / 16, "num_classes": 3, "norm": "none", "fuse_norm": "none"},
+    {"phases": 2, "channels": 10, "groups": 2, "align_groups": 2, "align_input": "features"},
+    {"phases": 3, "channels": 3, "groups": 3, "align_groups": 3, "width": 3 / 32, "fuse": "none"},
+    {"phases": 2, "channels": 2, "groups": 1, "align_groups": 1, "align_conv": "grouped"},
+    {"attention_trunk": "none", "interphase": "grouped", "align_at": "conv7", "image_size": 512},
+]
+# Each word alone is slow for their number.
+READ = [*TOGETHER, *(pytest.param(word, marks=pytest.mark.slow) for word in TOLD)]
+
+
+@pytest.mark.parametrize("fields", READ, ids=str)
+def test_what_changes_a_shape_is_read_from_it(fields):
+    check_reading({**NARROW, **fields}, {**NARROW, **fields})
+
+
+@pytest.mark.parametrize(("fields", "told"), READ_AS, ids=str)
+def test_of_words_with_the_same_shapes_one_is_told(fields, told):
+    check_reading({**NARROW, **fields}, {**NARROW, **told})
+
+
 def test_a_checkpoint_of_another_variant_is_a_table(shared):
     state = official(shared, "gssd")
     with pytest.raises(ValueError, match=r"tensors do not fit gssd_pp") as told:
         bridge.from_torch("gssd_pp", state)
     assert "self_attn_list.0.sigma: wanted (1,), got nothing" in str(told.value)
+    assert "Are the model's fields" in str(told.value)
     with pytest.raises(ValueError, match=r"vgg.3.weight: wanted float \(64, 64, 3, 3\), got"):
         bridge.from_torch("ssd", state)
 
 
-SLOW = {"ssd", "gssd", "gssdpp_wo_dc"}  # gssdpp has all their parts
-EVALUATED = [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES]
-
-
-@pytest.mark.parametrize("case", EVALUATED)
+@pytest.mark.parametrize("case", ALL)
 def test_evaluation_equals_the_golden(shared, recipe, weights, case):
-    wanted, (name, fields) = golden(shared, case), CASES[case]
+    """Place by place where a file holds the answers, else in their sums."""
+    wanted, (name, fields, (loc, conf, detect), _) = golden(shared, case), CASES[case]
     detector = models.build(name, **fields)
     image = recipe.gssd_input(1).transpose(0, 2, 3, 1)
     out = jax.jit(detector.module.apply)(weights(case), image)
+    found = jax.jit(detector.decode)(out)
+    rows = np.concatenate([found.scores[0][:, None], found.boxes_xyxy[0] / 300], 1)
+    out = jax.device_get(out)
+    for answer, total in ((out.deltas, loc), (out.class_logits, conf), (rows, detect)):
+        # Of 34,928, 17,464 and 1,000 numbers, each within 1e-6 or so; printed to four digits
+        assert np.sum(answer, dtype=np.float64) == pytest.approx(total, abs=2e-3)
+    if not wanted:
+        return
     np.testing.assert_allclose(out.deltas, wanted["eval/loc"], atol=1e-4)
     np.testing.assert_allclose(out.class_logits, wanted["eval/conf"], atol=1e-4)
     np.testing.assert_allclose(out.priors_cxcywh, wanted["priors"], atol=1e-7)
-    found = jax.jit(detector.decode)(out)
-    rows = np.concatenate([found.scores[0][:, None], found.boxes_xyxy[0] / 300], 1)
     np.testing.assert_allclose(rows, wanted["eval/detect"][0, 1], atol=1e-5)
 
 
@@ -209,12 +287,18 @@ def stepper(detector, variables):
     return functools.partial(step, variables["params"])
 
 
-def check_gradients(step, batch, wanted, ours, to_torch):
+# Of the 47, 55, 82 and 76 tensors whose gradient is not 0, so many at least are within 1e-3 of the
+# golden, and within 1e-2: two or three less than were counted on a CPU.
+NEAR = {"ssd": (20, 42), "gssd": (20, 50), "gssdpp": (45, 79), "gssdpp_wo_dc": (38, 44)}
+
+
+def check_gradients(case, step, batch, ours, to_torch, wanted):
     """Within 1e-3 of a tensor's largest, or of what the last bits of the image change in it.
 
     At batch 2 the last two levels normalise two and eighteen values a channel: they amplify every
     rounding before them, the reference's too. How much is measured here, not assumed: the same step
-    on images that differ by four units in the last place, three times.
+    on images that differ by four units in the last place, three times. So that this is a test: what
+    changes by a fifth has no such excuse, and as many as NEAR says are near by themselves.
     """
     rng, near = np.random.default_rng(0), []
     for _ in range(3):
@@ -222,34 +306,42 @@ def check_gradients(step, batch, wanted, ours, to_torch):
         grads, _, changed = step(batch._replace(images=batch.images * np.float32(1 + noise)))
         near.append(to_torch({"params": grads, **changed}))
     norms = dict(zip(wanted["train/grad_names"], wanted["train/grad_norms"], strict=True))
-    measured = []
+    errors, measured = {}, {}
     for key in (key for key in wanted if key.startswith("train/grad/")):
         name, want = key.removeprefix("train/grad/"), wanted[key].ravel()
         if norms[name] < 1e-3:  # a convolution's bias before a BatchNorm: its true value is 0
             continue
         largest, full = np.abs(want).max(), ours[name].ravel()
-        conditioning = max(np.abs(full - other[name].ravel()).max() for other in near) / largest
         every = 1 if want.size == full.size else -(-full.size // 4096)
+        others = (np.abs(full - other[name].ravel())[::every].max() for other in near)
+        conditioning = max(others) / largest
         far = np.abs(full[::every][: want.size] - want).max() / largest
-        assert far <= max(1e-3, 3 * conditioning), (name, far, conditioning)
-        measured.append(conditioning)
-    assert len(measured) > 25
-    assert np.median(measured) < 0.05  # else this would be no test
+        excused = 3 * conditioning if conditioning < 0.2 else 0.0
+        assert far <= max(1e-3, excused), (name, far, conditioning)
+        errors[name], measured[name] = far, conditioning
+    assert np.median(list(measured.values())) < 0.05
+    for limit, least in zip((1e-3, 1e-2), NEAR[case], strict=True):
+        close = sum(far <= limit for far in errors.values())
+        assert close >= least, (limit, close, len(errors))
 
 
 # Slow: compiling the step of the full network takes a minute or two on a CPU.
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_training_step_equals_the_golden(shared, recipe, weights, case):
-    wanted, (name, fields) = golden(shared, case), CASES[case]
+    wanted, (name, fields, _, (box, label)) = golden(shared, case), CASES[case]
     detector = models.build(name, **fields)
     step, batch = stepper(detector, weights(case)), golden_batch(recipe)
     grads, losses, changed = step(batch)
+    assert losses["box"] == pytest.approx(box, rel=1e-5)
+    assert losses["class"] == pytest.approx(label, rel=1e-5)
+    if not wanted:
+        return
     assert losses["box"] == pytest.approx(wanted["train/loss_l"], rel=1e-5)
     assert losses["class"] == pytest.approx(wanted["train/loss_c"], rel=1e-5)
     to_torch = functools.partial(bridge.to_torch, name, **fields)
     theirs = to_torch({"params": grads, **changed})
-    check_gradients(step, batch, wanted, theirs, to_torch)
+    check_gradients(case, step, batch, theirs, to_torch, wanted)
     for key in (key for key in wanted if key.startswith("train/buf/")):
         buffer, want = theirs[key.removeprefix("train/buf/")], wanted[key]
         # The 1x1 level has two values a channel at batch 2: what precedes it is amplified.
@@ -268,15 +360,28 @@ def narrow(**fields):
     ("fields", "words"),
     [
         ({"channels": 10}, "multiple of the 4 phases; got 10"),
+        ({"channels": 0}, "multiple of the 4 phases; got 0"),
+        ({"phases": 0}, "model.phases wants 1 or more; got 0"),
+        ({"phases": 1}, "model.groups wants 1, the number of phases; got 4"),
+        ({"phases": 1, "groups": 1}, "model.align_groups wants 1, the number of phases; got 4"),
         ({"groups": 3}, "model.groups wants 1 or 4, the number of phases; got 3"),
         ({"align_groups": 2}, "model.align_groups wants 1 or 4"),
         ({"align_at": "conv12_2"}, "conv11_2 at 300 px; got 'conv12_2'"),
         ({"width": 0.0}, "model.width wants more than 0"),
+        ({"width": 0.1}, r"model.width wants a multiple of 0.0625, .*got 0.1: 6 .* multiple of 4"),
+        ({"width": 1 / 16, "interphase": "grouped"}, "model.width wants a multiple of 0.125,"),
+        ({"phases": 3, "groups": 3, "align_groups": 3}, "model.width wants a multiple of 0.09375,"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(fields, words):
     with pytest.raises(ValueError, match=words):
         models.config("gssd_pp", **fields)
+
+
+def test_plain_ssd_has_any_width():
+    (image,) = models.example(models.config("ssd", width=0.1), 0)
+    shapes = jax.eval_shape(models.build("ssd", width=0.1).module.init, jax.random.key(0), image)
+    assert shapes["params"]["conv1_1"]["conv"]["kernel"].shape == (3, 3, 12, 6)
 
 
 @pytest.mark.parametrize("shape", [(1, 300, 300, 3), (1, 256, 256, 12), (1, 512, 512, 12)])
@@ -362,6 +467,15 @@ def test_alignment_starts_as_half_a_convolution(fresh):
     assert (fresh["l2_norm/scale"] == 20).all()
     norms = {name: leaf for name, leaf in fresh.items() if "/norm/" in name}
     assert norms and all((leaf == name.endswith("scale")).all() for name, leaf in norms.items())
+
+
+def test_offsets_may_start_by_xavier():
+    part = align.DeformAlign(offset_start="xavier")
+    x, gate = jnp.zeros((1, 2, 2, 64)), jnp.zeros((1, 2, 2, 64))
+    offset = part.init(jax.random.key(0), x, gate)["params"]["offset"]
+    bound = (6 / (9 * (128 + 108))) ** 0.5
+    assert 0.9 * bound < np.abs(offset["kernel"]).max() <= bound
+    assert not offset["bias"].any()
 
 
 @pytest.mark.slow  # compiles a training step of 512 px

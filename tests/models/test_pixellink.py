@@ -10,7 +10,7 @@ import pytest
 from goldens import golden, official
 
 from jaxdet import bridge, models
-from jaxdet.bridge import infer
+from jaxdet.bridge import infer, torch_names
 from jaxdet.models import pixellink
 from jaxdet.types import Batch
 
@@ -84,7 +84,19 @@ WORDS = [
     {"align_start": "zero"},
     {"dtype": "bfloat16"},
     {"grouping": "native"},
+    {"grouping": "split"},
+    {"grouping": "diagonal"},
     {"groups": 1},
+]
+# Words whose tensors have the shapes of another word's, which is what is read.
+READ_AS = [
+    ({"interphase": "per_phase"}, {"interphase": "grouped"}),
+    ({"align_input": "features+stopped_gate"}, {}),
+    ({"align_at": "conv5_3"}, {"align_at": "conv4_3"}),
+    (
+        {"image_size": 301, "gate_pool": 1, "align_start": "zero", "dtype": "bfloat16"},
+        {},
+    ),
 ]
 
 
@@ -172,6 +184,42 @@ def test_official_weights_come_and_go_bit_for_bit(shared, weights, case):
     assert models.config(found, **read) == models.config(name, **fields)
     again = bridge.from_torch(name, {f"module.{k}": t for k, t in state.items()}, **fields)
     jax.tree.map(np.testing.assert_array_equal, again, weights(case))
+
+
+def check_reading(fields, wanted):
+    """Zeros of a Config's official names and shapes are read as the Config of `wanted`.
+
+    The names and shapes that to_torch writes, without the numbers.
+    """
+    entries = torch_names._entries("pixellink_pp", fields)
+    name, read = infer.infer_fields({e.torch_name: np.zeros(e.shape) for e in entries})
+    assert models.config(name, **read) == models.config("pixellink_pp", **wanted)
+
+
+# Of which shapes tell nothing; and version 2s has no official names.
+UNTOLD = {"image_size", "gate_pool", "align_start", "dtype", "grouping", "version"}
+TOLD = [
+    word
+    for word in WORDS
+    if not word.keys() & UNTOLD and word not in [fields for fields, _ in READ_AS]
+]
+TOGETHER = [
+    {"width": 1.0, "gate": "raw", "align_conv": "grouped"},
+    {"phases": 2, "channels": 10, "groups": 2, "align_groups": 2, "width": 3 / 16},
+    {"attention_trunk": "none", "align_conv": "grouped", "align_at": "conv7"},
+]
+# Each word alone is slow for their number.
+READ = [*TOGETHER, *(pytest.param(word, marks=pytest.mark.slow) for word in TOLD)]
+
+
+@pytest.mark.parametrize("fields", READ, ids=str)
+def test_what_changes_a_shape_is_read_from_it(fields):
+    check_reading({**NARROW, **fields}, {**NARROW, **fields})
+
+
+@pytest.mark.parametrize(("fields", "told"), READ_AS, ids=str)
+def test_of_words_with_the_same_shapes_one_is_told(fields, told):
+    check_reading({**NARROW, **fields}, {**NARROW, **told})
 
 
 def test_a_checkpoint_of_another_variant_is_a_table(shared):
@@ -276,11 +324,17 @@ def narrow(**fields):
     ("fields", "words"),
     [
         ({"channels": 10}, "multiple of the 4 phases; got 10"),
+        ({"channels": 0}, "multiple of the 4 phases; got 0"),
+        ({"phases": 0}, "model.phases wants 1 or more; got 0"),
+        ({"phases": 1}, "model.groups wants 1, the number of phases; got 4"),
         ({"groups": 3}, "model.groups wants 1 or 4, the number of phases; got 3"),
         ({"align_groups": 2}, "model.align_groups wants 1 or 4"),
         ({"align_at": "conv2_2"}, "conv7 in version 4s; got 'conv2_2'"),
         ({"num_classes": 2}, "model.num_classes wants 1; got 2"),
         ({"width": 0.0}, "model.width wants more than 0"),
+        ({"width": 0.1}, r"model.width wants a multiple of 0.0625, .*got 0.1: 6 .* multiple of 4"),
+        ({"width": 1 / 16, "interphase": "grouped"}, "model.width wants a multiple of 0.125,"),
+        ({"width": 1 / 8, "interphase": "grouped", "version": "2s"}, "a multiple of 0.25,"),
         ({"image_size": 16}, "32 px or more; got 16"),
     ],
 )

@@ -83,6 +83,13 @@ def test_56_to_7_is_a_mean_of_blocks_of_8():
     np.testing.assert_allclose(resample.apply(image, matrix, matrix), blocks, atol=1e-6)
 
 
+def test_averages_whose_bins_overlap_equal_the_golden(shared):
+    golden = np.load(shared / "golden" / "gssd_golden_misc.npz")
+    matrix = resample.average_matrix(19, 9)
+    ours = resample.apply(golden["aap/in"].transpose(0, 2, 3, 1), matrix, matrix)
+    np.testing.assert_allclose(ours, golden["aap/out9"].transpose(0, 2, 3, 1), atol=1e-6)
+
+
 MATRICES = [
     resample.bicubic_matrix,
     resample.bilinear_matrix,
