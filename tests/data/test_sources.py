@@ -736,7 +736,5 @@ def test_blood_cells(shared, split, images, boxes):
 def test_phases_of_channels_without_names_are_a_warning():
     made = {"phantom_patients": 10, "phantom_slices": 1, "image_size": 64}
     cfg = Data(**made, window_hu=(-100.0, 200.0), phases=("portal",))
-    with pytest.warns(
-        UserWarning, match="those of source='phantom' are taken to be"
-    ):
+    with pytest.warns(UserWarning, match="those of source='phantom' are taken to be"):
         sources.load(cfg, "train")
