@@ -1,11 +1,12 @@
-"""What does a training step of GSSD and GSSD++ cost, and is it quicker than to register the phases?
+"""What does a training step of GSSD++ or PixelLink++ cost, and is it quicker than to register?
 
     python scripts/bench/gssd.py [--peer-python PYTHON_WITH_TORCHVISION] [--parts grouped step ...]
 
 grouped  the trunk's convolutions in 4 groups, forward and gradient, by the words of
          `model.grouping`: XLA's own (native), one a group (split), one dense (diagonal); PyTorch's
 step     a training step: forward, loss, backward, SGD. Beside ours the same network of public
-         PyTorch modules, with our weights: parameters and loss must be the same
+         PyTorch modules, with our weights: parameters and loss must be the same. PixelLink++ has
+         no such peer here
 memory   what XLA reserves for a step of GSSD++, compiled and not run. On a CPU that leaves out the
          scratch of its convolutions, and bfloat16 there is float32 inside
 claim    from four unregistered phases to boxes: GSSD++ alone against non-rigid registration by
@@ -59,7 +60,8 @@ TRUNK = {  # side in px, inputs, outputs, kernel, dilation; each kind that the t
     "conv1_2_quarter": (300, 16, 16, 3, 1),  # of a network of width 1/4: few inputs a group
     "conv2_2_quarter": (150, 32, 32, 3, 1),
 }
-PARAMETERS = {"ssd": 23_767_476, "gssd": 8_340_084, "gssd_pp": 18_488_172}  # the official code's
+PEERS = {"ssd": 23_767_476, "gssd": 8_340_084, "gssd_pp": 18_488_172}  # parameters, the official
+PARAMETERS = PEERS | {"pixellink_pp": 12_591_250}  # code's; of this one gssd_torch has no network
 # Outputs and gradients as shares of the largest, and losses as a share of ours
 SAME = {"float32": (1e-5, 1e-4, 1e-3), "tf32": (3e-3, 1e-2, 2e-2), "bfloat16": (2e-2, 5e-2, 5e-2)}
 MATMUL = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "highest"}  # JAX's words
@@ -210,9 +212,10 @@ def jax_step(s: dict) -> tuple[dict[str, Callable], Callable, dict]:
     program, begin, module = trainer(s)
     images, boxes = image_batch(s["batch"])
     variables, layout = weights(module, images), priors.SSD[SIDE]
-    shapes = [(level.side, level.side) for level in layout.levels]
-    named = bridge.to_torch(s["model"], variables, width=s["width"])
-    np.savez(s["weights"], priors=priors.ssd(shapes, layout), **named)
+    if s["model"] in PEERS:
+        shapes = [(level.side, level.side) for level in layout.levels]
+        named = bridge.to_torch(s["model"], variables, width=s["width"])
+        np.savez(s["weights"], priors=priors.ssd(shapes, layout), **named)
 
     more = ((0, 0), (0, Data().max_boxes - BOXES))
     labels = np.pad(np.zeros(boxes.shape[:2], np.int32), more, constant_values=-1)
@@ -525,7 +528,8 @@ def step(args: argparse.Namespace) -> Iterator[dict]:
             s = {"model": model, "batch": args.batch, "precision": precision, "width": args.width}
             s |= {"weights": f"{folder}/weights.npz", "platform": args.platform}
             sides = [("jax step", s | {"side": k, "grouping": w}) for k, w in ours.items()]
-            sides += [("torch step", s | {"side": layout}) for layout in LAYOUTS]
+            if model in PEERS:
+                sides += [("torch step", s | {"side": layout}) for layout in LAYOUTS]
             apart = args.apart or args.platform != "cpu"
             found: dict[str, dict] = {}
             for some in [[side] for side in sides] if apart else [sides]:

@@ -14,6 +14,7 @@ FIELD = re.compile(r"^\| [^|]+ \| `([\w.]+)` \| `([^`]*)` \| ([^|]*)\|$", re.MUL
 
 
 GSSD = "# GSSD++"  # the title of the second paper's part
+LINKS = "## What PixelLink leaves open"  # of its other family
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def page():
 
 @pytest.fixture(scope="module")
 def gssd_page():
-    return PAGE.read_text().split(f"\n{GSSD}\n")[1]
+    return PAGE.read_text().split(f"\n{GSSD}\n")[1].split(f"\n{LINKS}\n")[0]
 
 
 def paper_row():
@@ -32,10 +33,10 @@ def paper_row():
     return asking.detector(study, papers.PCA, 1)
 
 
-def gssd_row():
-    """The experiment of GSSD++'s own row at the paper's scale."""
+def gssd_row(row):
+    """The experiment of such a row at the paper's scale."""
     study = asked_gssd.study(asked_gssd.Asked("gssd-table1", "paper"), pathlib.Path("out"))
-    return asked_gssd.experiment(study, papers_gssd.GSSD_PP, 0, classes=1)
+    return asked_gssd.experiment(study, row, 0, classes=1)
 
 
 def test_the_scale_tables_are_those_of_the_code(page, gssd_page):
@@ -70,9 +71,14 @@ def test_the_words_that_a_question_has_are_all_told(page):
     assert asked >= 10
 
 
-def test_the_open_questions_of_gssd_are_fields_with_all_their_words(gssd_page):
-    found, experiment = FIELD.findall(gssd_page), gssd_row()
-    assert len(found) == 16
+@pytest.mark.parametrize(
+    ("row", "title", "questions"),
+    [(papers_gssd.GSSD_PP, GSSD, 16), (papers_gssd.PIXELLINK_PP, LINKS, 9)],
+)
+def test_the_open_questions_of_gssd_are_fields_with_all_their_words(row, title, questions):
+    _, part = PAGE.read_text().split(f"\n{title}\n")
+    found, experiment = FIELD.findall(part.split(f"\n{LINKS}\n")[0]), gssd_row(row)
+    assert len(found) == questions
     for path, default, other in found:
         *groups, name = path.split(".")
         part = experiment
