@@ -53,6 +53,7 @@ class Config:
     segmentation: Literal["none", "multiscale"] = "none"  # learns from masks: data.lesions
     # None and lesion. The public code has 3, benign and malignant apart: here the third stays empty
     segmentation_classes: int = 2
+    trunk_start: Literal["xavier", "he"] = "xavier"  # of VGG's kernels; he departs, see pixellink
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
     # loss
     truth: Literal["box", "mask"] = "box"  # what lesion cells are: of the box, or of the lesion
@@ -102,7 +103,8 @@ class MSCR(nn.Module):
         """`train` changes nothing: there is no batch normalisation and no dropout."""
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
         _check(x, cfg)
-        block = functools.partial(_block, cfg.width, norm="none", dtype=dtype, start="xavier")
+        made = {"norm": "none", "dtype": dtype, "start": cfg.trunk_start}
+        block = functools.partial(_block, cfg.width, **made)
         x = _streams(images.to_unit(x).astype(dtype), cfg.phases)
         x = vgg.stage(1, block, x, train=train)
         levels = []

@@ -78,6 +78,9 @@ class Config:
     align_conv: Literal["dense", "grouped"] = "dense"  # grouped: as the paper's Fig. 2 draws it
     # Of the offsets' convolution. The code draws it as all others; zero is GSSD++'s
     align_start: Literal["xavier", "zero"] = "xavier"
+    # Of VGG's convolutions. As the code draws them, what comes out of conv7 is some 1e-7 of what
+    # goes in at 4 groups, and learning begins late; he keeps the scale (departs)
+    trunk_start: Literal["xavier", "he"] = "xavier"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
     grouping: Grouping = "auto"  # how groups are computed
     # loss
@@ -161,7 +164,8 @@ class PixelLink(nn.Module):
         cfg = self.cfg
         _check(x, cfg)
         made = {"norm": "none", "dtype": jnp.dtype(cfg.dtype), "grouping": cfg.grouping}
-        block = functools.partial(_block, cfg.width, groups=cfg.groups, start="xavier", **made)
+        made |= {"groups": cfg.groups, "start": cfg.trunk_start}
+        block = functools.partial(_block, cfg.width, **made)
         found: list[Outputs] = []
 
         def scored(level: str, x: Array) -> Array:

@@ -20,12 +20,16 @@ from jaxdet.nn.norm import NORM
 from jaxdet.types import Array
 
 Grouping = Literal["auto", "native", "split", "diagonal"]
-Start = Literal["torch", "xavier"]
+Start = Literal["torch", "xavier", "he"]
 FLOAT32 = jnp.dtype("float32")
 FEW = 8  # inputs a group: up to here zeros cost less than more convolutions (scripts/bench/gssd.py)
 LAST = ("NHWC", "HWIO", "NHWC")  # channels last
 # Xavier's fan out counts all outputs of a grouped kernel, as PyTorch's does.
-KERNELS = {"torch": torch_default, "xavier": nn.initializers.xavier_uniform()}
+KERNELS = {
+    "torch": torch_default,
+    "xavier": nn.initializers.xavier_uniform(),
+    "he": nn.initializers.he_uniform(),
+}
 
 
 def convolve(
@@ -90,7 +94,8 @@ class Conv(nn.Module):
     """Convolution with bias, [B, H, W, C] -> [B, H2, W2, features], padded by kernel // 2.
 
     `start`: torch draws kernel and bias from U(+-1/sqrt(fan in)), as PyTorch does by itself;
-    xavier draws the kernel by Xavier's rule and starts the bias at 0; zero starts both there.
+    xavier draws the kernel by Xavier's rule and starts the bias at 0; he draws it by He's of the
+    fan in (2015, arXiv:1502.01852), which keeps the scale through ReLUs; zero starts both at 0.
     """
 
     features: int
@@ -100,7 +105,7 @@ class Conv(nn.Module):
     dilation: int = 1
     groups: int = 1
     dtype: jnp.dtype = FLOAT32
-    start: Literal["torch", "xavier", "zero"] = "torch"
+    start: Literal["torch", "xavier", "he", "zero"] = "torch"
     grouping: Grouping = "auto"
 
     @nn.compact
@@ -150,7 +155,7 @@ class ConvReLU(nn.Module):
     norm: Literal["batch", "none"] = "batch"
     relu: bool = True
     dtype: jnp.dtype = FLOAT32
-    start: Literal["torch", "xavier"] = "torch"
+    start: Start = "torch"
     grouping: Grouping = "auto"
 
     @nn.compact

@@ -90,7 +90,7 @@ def experiment(
 ) -> Experiment:
     """What trains a row from one seed; `images` to learn from decide the epochs of some scales.
 
-    A field of the scale that the row's Config does not have is left out.
+    A field of the scale that the row's Config does not have, or that is None, is left out.
     """
     known = {field.name for field in dataclasses.fields(models.config(row.model))}
     usual = {
@@ -98,9 +98,10 @@ def experiment(
         "width": study.scale.width,
         "image_size": study.data.image_size,
         "channels": study.data.channels,
-        **({"gate_pool": study.scale.gate_pool} if study.scale.gate_pool else {}),
+        "gate_pool": study.scale.gate_pool,
+        "trunk_start": study.scale.trunk_start,
     }
-    fields = {name: value for name, value in usual.items() if name in known}
+    fields = {k: value for k, value in usual.items() if k in known and value is not None}
     model = models.config(row.model, **{**fields, **row.fields})
     train = scales_gssd.train_of(study.scale, model, images, seed)
     return Experiment(

@@ -15,9 +15,11 @@ python     union-find over the positive cells and their links, as PixelLink's de
 opencv     connectedComponentsWithStats of the positive cells, which knows no links, and the mean
            scores by NumPy; so `dense` has other answers there and is not compared
 
-Boxes and scores of the compared sides must agree. The sides take turns; python is called `--slow`
-times. Seconds of the wall clock for one map, medians; ratios are of the medians, above 1 jaxdet is
-faster. Wanted: at least 20 times python. Prints a table, writes JSON beside this file.
+Boxes and scores of the compared sides must agree. The sides take turns of CALLS calls, as a loop
+over batches makes them: of one call after another side's work most is the waking of the threads.
+Python's turns are of one call, `--slow` of them. Seconds of the wall clock for one map, medians;
+ratios are of the medians, above 1 jaxdet is faster. Wanted: at least 20 times python. Prints a
+table, writes JSON beside this file.
 """
 
 import argparse
@@ -41,6 +43,7 @@ from jaxdet.ops import links
 from jaxdet.ops.components import NEIGHBOURS
 
 SEED, ROOM, WANTED = 0, 100, 20.0
+CALLS = 10  # in a turn
 PIXEL, LINK = 0.2, 0.8  # thresholds
 COMPARED = {"lesions": ("python", "opencv"), "dense": ("python",), "spiral": ("python", "opencv")}
 
@@ -179,7 +182,9 @@ def measure(kind: str, side: int, batch: int, repeats: int, slow: int) -> dict:
     times = {name: [] for name in calls}
     for turn in range(repeats):
         for name, call in calls.items():
-            if name != "python" or turn < slow:
+            if name != "python":
+                times[name] += [seconds(call) / batch for _ in range(CALLS)]
+            elif turn < slow:
                 times[name].append(seconds(call) / batch)
     row = {"maps": kind, "side": side, "batch": batch, "first_s": round(first, 3)}
     row["components"] = float(np.mean(found.count))
@@ -198,8 +203,8 @@ def measure(kind: str, side: int, batch: int, repeats: int, slow: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16, help="maps in a call")
-    parser.add_argument("--repeats", type=int, default=20, help="timed calls of a side")
-    parser.add_argument("--slow", type=int, default=3, help="timed calls of python")
+    parser.add_argument("--repeats", type=int, default=20, help="turns of a side")
+    parser.add_argument("--slow", type=int, default=3, help="turns of python")
     parser.add_argument("--sides", type=int, nargs="+", default=[75, 150], help="cells")
     parser.add_argument("--maps", nargs="+", default=list(COMPARED), choices=list(COMPARED))
     parser.add_argument(
