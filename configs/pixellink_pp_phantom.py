@@ -16,7 +16,7 @@ from jaxdet.study.scales_gssd import PROTOCOL, SMALL, data, train_of
 
 def experiment() -> Experiment:
     """300 px, four phases of three slices, fresh weights, the official split."""
-    model = models.config("pixellink_pp", width=SMALL.width)
+    model = models.config("pixellink_pp", width=SMALL.width, trunk_start=SMALL.trunk_start)
     train = train_of(SMALL, model)
     return Experiment(
         model=model,

@@ -327,8 +327,9 @@ def test_images_that_do_not_fit_are_refused_with_the_way_out(shape):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(shape))
 
 
-def test_training_starts_by_xavier():
-    module = models.build("mscr", **MAPPED).module
+@pytest.mark.parametrize("start", ["xavier", "he"])
+def test_training_starts_by_xavier_or_the_trunk_by_he(start):
+    module = models.build("mscr", **MAPPED, trunk_start=start).module
     init = jax.jit(lambda key: module.init(key, images()), compiler_options=QUICK)
     params = jax.device_get(init(jax.random.key(0)))["params"]
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -337,5 +338,6 @@ def test_training_starts_by_xavier():
             assert not leaf.any(), path
             continue
         h, w, inputs, outputs = leaf.shape
+        outputs *= not (start == "he" and path[0].key.startswith("conv"))
         bound = (6 / (h * w * (inputs + outputs))) ** 0.5
         assert 0.7 * bound < np.abs(leaf).max() <= bound, path

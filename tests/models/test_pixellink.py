@@ -82,6 +82,7 @@ WORDS = [
     {"align_at": "conv7"},
     {"align_conv": "grouped"},
     {"align_start": "zero"},
+    {"trunk_start": "he"},
     {"dtype": "bfloat16"},
     {"grouping": "native"},
     {"grouping": "split"},
@@ -94,7 +95,10 @@ READ_AS = [
     ({"align_input": "features+stopped_gate"}, {}),
     ({"align_at": "conv5_3"}, {"align_at": "conv4_3"}),
     (
-        {"image_size": 301, "gate_pool": 1, "align_start": "zero", "dtype": "bfloat16"},
+        {
+            **{"image_size": 301, "gate_pool": 1, "align_start": "zero", "trunk_start": "he"},
+            "dtype": "bfloat16",
+        },
         {},
     ),
 ]
@@ -458,6 +462,20 @@ def test_all_convolutions_start_by_xavier():
 def test_offsets_may_start_at_zero_as_those_of_gssd_pp():
     fresh = started(align_start="zero", attention_trunk="none", attention_heads="none")
     assert not fresh["align_0/offset/kernel"].any() and fresh["align_0/kernel"].any()
+
+
+def test_he_keeps_the_scale_that_xavier_loses_in_the_trunk():
+    """Of the code's start 1e-7 or so of an image is left behind conv7, of He's about itself."""
+    slices = np.random.default_rng(0).uniform(size=(1, 64, 64, 12)).astype(np.float32)
+    left = {}
+    for start in ("xavier", "he"):
+        fields = {"attention_trunk": "none", "attention_heads": "none", "align": "none"}
+        module = models.build("pixellink_g", **fields, image_size=64, trunk_start=start).module
+        variables = module.init(jax.random.key(0), slices)
+        _, kept = module.apply(variables, slices, capture_intermediates=True, mutable=True)
+        (conv7,) = kept["intermediates"]["conv7"]["__call__"]
+        left[start] = float(np.abs(conv7).max())
+    assert left["xavier"] < 1e-4 < 0.1 < left["he"] < 10
 
 
 @pytest.mark.slow  # compiles a training step

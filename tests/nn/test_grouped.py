@@ -53,14 +53,15 @@ def test_a_group_sees_its_own_channels_alone():
 
 
 @pytest.mark.parametrize(
-    ("start", "bound"), [("torch", 72**-0.5), ("xavier", (6 / (72 + 288)) ** 0.5)]
+    ("start", "bound"),
+    [("torch", 72**-0.5), ("xavier", (6 / (72 + 288)) ** 0.5), ("he", (6 / 72) ** 0.5)],
 )
 def test_starts_are_pytorchs(start, bound):
     x = np.zeros((1, 5, 5, 32), np.float32)
     params = Conv(32, 3, groups=4, start=start).init(jax.random.key(0), x)["params"]
     assert params["kernel"].shape == (3, 3, 8, 32)
     assert 0.97 * bound < np.abs(params["kernel"]).max() <= bound
-    if start == "xavier":
+    if start != "torch":
         assert not params["bias"].any()
     else:
         assert 0.7 * bound < np.abs(params["bias"]).max() <= bound
