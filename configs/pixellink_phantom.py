@@ -16,7 +16,8 @@ from jaxdet.study.scales_gssd import PROTOCOL, SMALL, data, train_of
 
 def experiment() -> Experiment:
     """300 px, four phases of three slices, fresh weights, the official split."""
-    model = models.config("pixellink", width=SMALL.width, trunk_start=SMALL.trunk_start)
+    begun = {"trunk_start": SMALL.trunk_start, "fuse_norm": SMALL.fuse_norm}
+    model = models.config("pixellink", width=SMALL.width, **begun)
     train = train_of(SMALL, model)
     return Experiment(
         model=model,

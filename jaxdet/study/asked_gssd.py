@@ -100,6 +100,7 @@ def experiment(
         "channels": study.data.channels,
         "gate_pool": study.scale.gate_pool,
         "trunk_start": study.scale.trunk_start,
+        "fuse_norm": study.scale.fuse_norm,
     }
     fields = {k: value for k, value in usual.items() if k in known and value is not None}
     model = models.config(row.model, **{**fields, **row.fields})

@@ -37,9 +37,10 @@ class Scale:
     # time
     per_slice: bool
     gate_pool: int | None = None  # the down-sample factor D of all attention; None: the model's own
-    # Of VGG without normalisation, in PixelLink and MSCR: None is the code's Xavier, by which such
-    # a network begins to learn after hundreds of steps
+    # Of VGG without normalisation in PixelLink and MSCR, and of PixelLink's fusion: None is what
+    # the code has, by which a network begins to learn after hundreds of steps
     trunk_start: Literal["he"] | None = None
+    fuse_norm: Literal["batch"] | None = None
     kind: Literal["multiphase", "multiphase_demo"] = "multiphase"  # the demo: many patients, small
     steps: int = 0  # so many, to whole epochs, in place of train.epochs
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)  # of split="patient"
@@ -116,6 +117,7 @@ SMALL = Scale(
     kinds=("rigid", "affine", "nonrigid"),
     per_slice=True,
     trunk_start="he",
+    fuse_norm="batch",
 )
 TINY = Scale(
     size="tiny",
@@ -139,6 +141,7 @@ TINY = Scale(
     per_slice=False,
     gate_pool=4,
     trunk_start="he",
+    fuse_norm="batch",
     kind="multiphase_demo",
     minutes={"gssd": 13, "gssd_pp": 24},
     on="AMD EPYC, 2 cores, beside other jobs",
@@ -184,8 +187,8 @@ def train_of(scale: Scale, model: Any, images: int | None = None, seed: int = 0)
 
 def flags(scale: Scale) -> dict[str, Any]:
     """What of a scale decides numbers, as reproduce.json keeps it."""
-    plain = ("width", "split", "fractions", "input", "per_slice", "gate_pool", "trunk_start")
-    plain = (*plain, "steps")
+    plain = ("width", "split", "fractions", "input", "per_slice", "steps")
+    plain += ("gate_pool", "trunk_start", "fuse_norm")
     return {
         **{name: to_json(getattr(scale, name)) for name in plain},
         **{
@@ -247,7 +250,8 @@ ROWS: dict[str, Callable[[Scale], str]] = {
     "input": lambda s: f"{SIDE_PX} px, {s.input}",
     "width": lambda s: f"{s.width:g}",
     "attention's factor D": lambda s: f"{s.gate_pool}" if s.gate_pool else "the model's own",
-    "VGG without normalisation starts by": lambda s: s.trunk_start or "the model's own",
+    "PixelLink's and MSCR's VGG starts by": lambda s: s.trunk_start or "the model's own",
+    "PixelLink's fusion normalised by": lambda s: s.fuse_norm or "the model's own",
     "length": _length,
     "optimizer": lambda s: _optimizer(s.train),
     "rate falls": lambda s: _falls(s.train),
