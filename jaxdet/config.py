@@ -353,6 +353,8 @@ class Evaluate:
     protocol: Protocol = "yolo"
     batch_size: int = 16
     split: Literal["train", "val", "test"] = "val"
+    # official: as the authors' code draws PixelLink's lesions, on the host; of `jaxdet evaluate`
+    boxes: Literal["model", "official"] = "model"
 
     def check(self) -> None:
         """Refuses an empty batch."""

@@ -69,6 +69,7 @@ def _infer_pixellink(shapes: Shapes) -> tuple[str, dict[str, Any]]:
     needed = (PIXELLINK_ANCHOR, second, widest, "out2_1.weight", "final_1.weight")
     _whole("PixelLink", shapes, needed)
     fields: dict[str, Any] = {
+        "num_classes": 1,
         "fuse": "conv1x1" if "fuse2.weight" in shapes else "none",
         "neck": "cascade" if shapes["final_1.weight"][1] == 8 else "sum",
     }

@@ -24,6 +24,7 @@ def evaluate(
     split: Literal["train", "val", "test"] | None = None,
     protocol: Protocol | None = None,
     which: Literal["best", "latest"] = "best",
+    boxes: Literal["model", "official"] | None = None,
     source: Literal["coco", "yolo", "voc", "csv", "tfds"] | None = None,
     path: str | None = None,
     builder: str | None = None,
@@ -31,16 +32,18 @@ def evaluate(
 ) -> None:
     """Scores a RUN on a split and prints all that there is to say.
 
-    Writes RUN/metrics/SPLIT_PROTOCOL.json, a row a patient (_patients.csv) and the detections
-    (_detections.npz), and RUN/pictures: errors, FROC, precision and recall. Refuses a patient that
-    the RUN was trained on; the split train is all of them, and the table says so. Of a Siamese
-    network's RUN the patches are scored, RUN/metrics/SPLIT_patches.json.
+    Writes RUN/metrics/SPLIT_PROTOCOL.json (SPLIT_PROTOCOL_official.json of official boxes), a row a
+    patient (_patients.csv) and the detections (_detections.npz), and RUN/pictures: errors, FROC,
+    precision and recall. Refuses a patient that the RUN was trained on; the split train is all of
+    them, and the table says so. Of a Siamese network's RUN the patches are scored,
+    RUN/metrics/SPLIT_patches.json.
 
     Args:
         run: the RUN folder.
         split: default: the experiment's own.
         protocol: default: the experiment's own.
         which: the best checkpoint or the latest.
+        boxes: official draws PixelLink's lesions as its authors' code does, on the host.
         source: the format of other data, whose own lists are the splits; an imported RUN needs it.
             A prepared set (tfds) is split as the experiment splits the prepared set it was
             trained on, if it was.
@@ -55,7 +58,7 @@ def evaluate(
         raise ValueError(f"{run} was imported and has no data of its own: add --source and --path")
     # The RUN's own names: data whose classes differ are refused, another order of them is followed.
     data = _replaced(experiment.data, path=path, classes=opened.class_names, **other)
-    wanted = _replaced(experiment.evaluate, split=split, protocol=protocol)
+    wanted = _replaced(experiment.evaluate, split=split, protocol=protocol, boxes=boxes)
     experiment = dataclasses.replace(experiment, evaluate=wanted, data=data)
     changed = dataclasses.replace(opened, experiment=experiment)
     if other_patients and not other:
@@ -66,7 +69,8 @@ def evaluate(
     scored = scoring.score_run(
         changed, which, other_data=bool(other), other_patients=other_patients
     )
-    scoring.write(opened, f"{wanted.split}_{wanted.protocol}", scored)
+    by_whom = "_official" if wanted.boxes == "official" else ""
+    scoring.write(opened, f"{wanted.split}_{wanted.protocol}{by_whom}", scored)
     print(scorecard.text(scored.card.numbers))
 
 

@@ -43,6 +43,8 @@ def import_weights(
     if found != model:
         raise ValueError(f"{weights} holds {found}, not {model}{_way_out(model, found, weights)}")
     fields["channels"] = channels or fields["channels"]
+    if image_size and hasattr(models.config(model), "image_size"):
+        fields["image_size"] = image_size
     names = class_names or tuple(f"class_{i}" for i in range(fields["num_classes"]))
     if len(names) != fields["num_classes"]:
         raise ValueError(f"{weights} has {fields['num_classes']} classes; got {len(names)} names")

@@ -61,3 +61,8 @@ def predict(
         gaps=gaps,
     )
     print(f"{told['detections']} detections on {told['images']} images: {out}/detections.json")
+    if told["full"]:
+        print(
+            f"{told['full']} images hold as many detections as fit (model.max_detections): less "
+            "sure ones may be missing"
+        )

@@ -1,5 +1,6 @@
 """Which detectors are there? DETECTORS has one line a model; `build` makes one."""
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -137,6 +138,27 @@ def skips_empty_images(cfg: Any) -> bool:
     A quirk of the PixelLink code (facts, gssd_reference 8.1): its file says SKIPS_EMPTY_IMAGES.
     """
     return getattr(_file(cfg), "SKIPS_EMPTY_IMAGES", False)
+
+
+def official_decode(cfg: Any) -> Callable[[Any], Detections]:
+    """Outputs of one image, on the host, to its Detections as the authors' code draws them.
+
+    ValueError for a Config whose file has no `decode_officially`, as most have not.
+    """
+    decode = getattr(_file(cfg), "decode_officially", None)
+    if decode is None:
+        raise ValueError(
+            f"boxes of the authors' code are of PixelLink alone, not of {name_of(cfg)}: set "
+            "evaluate.boxes=model"
+        )
+    return functools.partial(decode, cfg=cfg)
+
+
+def wants_masks(cfg: Any) -> str:
+    """The field by which a Config learns from masks of lesions, in words; "" where none does."""
+    fields = {"truth": "box", "segmentation": "none"}
+    told = {name: getattr(cfg, name, plain) for name, plain in fields.items()}
+    return " and ".join(f"model.{k}={v}" for k, v in told.items() if v != fields[k])
 
 
 def name_of(cfg: Any) -> str:

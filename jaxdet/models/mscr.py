@@ -10,7 +10,8 @@ MSCR    Liang 2019, ICIP, "Multi-Stream Scale-Insensitive Convolutional and Recu
 
 The public code (facts, gssd_baselines 7) is what is built. Its weights share the trunk over the
 phases, where GSSD's grouped convolutions have one set a phase. It is written in TensorFlow 1; there
-is no bridge to such checkpoints.
+is no bridge to such checkpoints. Departs: the loss is PixelLink's of GSSD++'s authors, of each
+image for itself, where the public code takes the whole batch together.
 """
 
 import functools
@@ -29,6 +30,7 @@ from jaxdet.models.detector import Detector
 from jaxdet.nn import pool, vgg
 from jaxdet.nn.grouped import FLOAT32, Conv, ConvReLU
 from jaxdet.ops import images, links, resample
+from jaxdet.ops.links import Extent
 from jaxdet.types import Array, Batch, Detections
 
 SOURCES = ("conv3_3", "conv4_3", "conv5_3", "conv7")  # the levels that have scores, finest first
@@ -62,6 +64,9 @@ class Config:
     # decode
     pixel_threshold: float = 0.2  # the public code's test: .8 and .8
     link_threshold: float = 0.8
+    score_threshold: float = 0.0  # of a lesion: the mean of its cells
+    min_cells: int = 1  # smaller components are none
+    extent: Extent = "official"  # cells: a px more on the right and below
     max_detections: int = 100
 
     def check(self) -> None:
@@ -299,17 +304,17 @@ def segmentation(
 
 def decode(out: Outputs, *, cfg: Config) -> Detections:
     """The surest components, in px: the extent of their cells, scored by their mean probability."""
-    found = links.decode(
-        out.pixel_logits,
-        out.link_logits,
+    return links.decode(
+        *out[:2],
         stride=STRIDE,
+        size=cfg.image_size,
         most=cfg.max_detections,
         pixel_threshold=cfg.pixel_threshold,
         link_threshold=cfg.link_threshold,
+        score_threshold=cfg.score_threshold,
+        min_cells=cfg.min_cells,
+        extent=cfg.extent,
     )
-    # Where a side is no multiple of the stride the last cells reach beyond the image.
-    inside = jnp.minimum(found.boxes_xyxy, jnp.float32(cfg.image_size))
-    return found._replace(boxes_xyxy=inside)
 
 
 def example(cfg: Config, side: int) -> tuple[Float[np.ndarray, "1 S S C"]]:

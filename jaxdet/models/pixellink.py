@@ -26,12 +26,14 @@ from jaxtyping import Float
 
 from jaxdet.config import config
 from jaxdet.losses.link import pixel_link
+from jaxdet.metrics.envelope import official_boxes
 from jaxdet.models.detector import Detector
 from jaxdet.nn import gate, pool, vgg
 from jaxdet.nn.align import ALIGN
 from jaxdet.nn.fuse import FUSE
 from jaxdet.nn.grouped import Conv, ConvReLU, Grouping
 from jaxdet.ops import images, links, resample
+from jaxdet.ops.links import Extent
 from jaxdet.types import Array, Batch, Detections
 
 # How the official weights want their images (facts, gssd_reference 6); phases in their own order.
@@ -53,7 +55,10 @@ Level = Literal["conv2_2", "conv3_3", "conv4_3", "conv5_3", "conv7"]
 
 @config
 class Config:
-    """Defaults are the official PixelLink++. Each field is a row of a table, or a question."""
+    """Defaults are the official PixelLink++, but for `border` (departs).
+
+    Each field is a row of a table, or a question.
+    """
 
     version: Literal["4s", "2s"] = "4s"  # px of a cell; 2s with alignment has no working reference
     image_size: int = 300  # px, square
@@ -79,7 +84,7 @@ class Config:
     # Of the offsets' convolution. The code draws it as all others; zero is GSSD++'s
     align_start: Literal["xavier", "zero"] = "xavier"
     # Of VGG's convolutions. As the code draws them, what comes out of conv7 is some 1e-7 of what
-    # goes in at 4 groups, and learning begins late; he keeps the scale (departs)
+    # goes in, at 4 groups and full width, and learning begins late; he keeps the scale (departs)
     trunk_start: Literal["xavier", "he"] = "xavier"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
     grouping: Grouping = "auto"  # how groups are computed
@@ -90,6 +95,9 @@ class Config:
     # decode
     pixel_threshold: float = 0.2
     link_threshold: float = 0.8
+    score_threshold: float = 0.0  # of a lesion: the mean of its cells
+    min_cells: int = 1  # smaller components are none
+    extent: Extent = "official"  # cells: a px more on the right and below
     max_detections: int = 100
 
     def check(self) -> None:
@@ -264,16 +272,35 @@ def loss(out: Outputs, batch: Batch, *, cfg: Config) -> dict[str, Array]:
 
 def decode(out: Outputs, *, cfg: Config) -> Detections:
     """The surest components, in px: the extent of their cells, scored by their mean probability."""
-    found = links.decode(
+    return links.decode(
         *out,
         stride=STRIDES[cfg.version],
+        size=cfg.image_size,
         most=cfg.max_detections,
         pixel_threshold=cfg.pixel_threshold,
         link_threshold=cfg.link_threshold,
+        score_threshold=cfg.score_threshold,
+        min_cells=cfg.min_cells,
+        extent=cfg.extent,
     )
-    # Where a side is no multiple of the stride the last cells reach beyond the image.
-    inside = jnp.minimum(found.boxes_xyxy, jnp.float32(cfg.image_size))
-    return found._replace(boxes_xyxy=inside)
+
+
+def decode_officially(out: tuple[np.ndarray, ...], *, cfg: Config) -> Detections:
+    """`decode` of one image as the authors' code does it, on the host: see metrics.envelope."""
+    found = official_boxes(
+        *out,
+        cfg.image_size,
+        pixel_threshold=cfg.pixel_threshold,
+        link_threshold=cfg.link_threshold,
+    )
+    rows = min(int((found.scores > cfg.score_threshold).sum()), cfg.max_detections)
+    room = cfg.max_detections - rows
+    boxes, scores, labels = (part[:rows] for part in found)
+    return Detections(
+        np.pad(boxes, ((0, room), (0, 0))),
+        np.pad(scores, (0, room)),
+        np.pad(labels, (0, room), constant_values=-1),
+    )
 
 
 def aligned(cfg: Config) -> tuple[int, float, float]:

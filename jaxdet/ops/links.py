@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from jaxdet.ops.components import NEIGHBOURS, Components, found, label
 from jaxdet.types import Array, Detections
 
+Extent = Literal["official", "cells"]
 Border = Literal["official", "clean"]
 
 
@@ -125,16 +126,23 @@ def decode(
     link_logits: Float[Array, "*B H W 16"],
     *,
     stride: int,
+    size: int,
     most: int,
     pixel_threshold: float = 0.2,
     link_threshold: float = 0.8,
+    score_threshold: float = 0.0,
     min_cells: int = 1,
+    extent: Extent = "official",
 ) -> Detections:
     """The `most` best lesions as boxes in px, by falling score; padded with zeros, labels -1.
 
-    A box is the extent of its cells of `stride` px (departs: the reference draws the envelope of a
-    rotated rectangle, metrics.envelope). As `components_of`, whose `count` tells whether `most` was
-    enough.
+    A box is the upright extent of its cells of `stride` px in an image of `size` px (departs: the
+    reference draws the envelope of a rotated rectangle, metrics.envelope; of upright blocks it is
+    the same). `extent` says where it ends:
+    official  at its last px, which the official evaluation takes for x1: a px short
+    cells     behind it
+    Kept is what scores above `score_threshold`. As `components_of`, whose `count` tells whether
+    `most` was enough.
     """
     lesions = components_of(
         pixel_logits,
@@ -144,8 +152,14 @@ def decode(
         link_threshold=link_threshold,
         min_cells=min_cells,
     )
-    labels = jnp.where(lesions.sizes > 0, 0, -1).astype(jnp.int32)
-    return Detections(lesions.cells_xyxy * stride, lesions.scores, labels)
+    real = (lesions.sizes > 0) & (lesions.scores > score_threshold)
+    # Where a side is no multiple of the stride the last cells reach beyond the image.
+    boxes = jnp.minimum(lesions.cells_xyxy * stride, jnp.float32(size))
+    if extent == "official":
+        boxes -= jnp.array([0.0, 0.0, 1.0, 1.0])
+    labels = jnp.where(real, 0, -1).astype(jnp.int32)
+    boxes = jnp.where(real[..., None], boxes, 0.0)
+    return Detections(boxes, jnp.where(real, lesions.scores, 0.0), labels)
 
 
 def _targets(

@@ -39,7 +39,9 @@ def write(
     class_names: Sequence[str],
     score_threshold: float = 0.25,
 ) -> dict[str, int]:
-    """Writes what was found, slice by slice, and says how many `images` and `detections` that were.
+    """Writes what was found, slice by slice, and counts `images`, `detections` and `full`.
+
+    `full` are images with as many detections as fit: of these some may have been left out.
 
     `Detections` are those of one slice, in pixels of `Slice.image`, without a batch axis; padding
     (label -1) and scores below the threshold are left out. Ids of images and categories start at 1.
@@ -52,8 +54,10 @@ def write(
     listed: list[dict[str, Any]] = []
     best: list[tuple[float, int, np.ndarray]] = []
     taken: set[str] = set()
+    full = 0
     for image_id, (piece, raw) in enumerate(found, start=1):
         kept = _keep(piece, raw, class_names, score_threshold)
+        full += bool((raw.labels >= 0).all())
         rows = _results(image_id, piece, kept, class_names)
         picture = _free_name(_picture_name(piece), taken)
         listed.append(_image(image_id, piece, picture))
@@ -72,7 +76,7 @@ def write(
     about = {"info": {"frame": FRAME}, "images": listed, "categories": names}
     run.write_json(out / "images.json", about)
     run.write_json(out / "detections.json", results)
-    return {"images": len(listed), "detections": len(results)}
+    return {"images": len(listed), "detections": len(results), "full": full}
 
 
 def write_png(path: pathlib.Path, image: np.ndarray) -> None:

@@ -96,6 +96,8 @@ def check(
         )
     if data["val"].class_names != names:
         raise ValueError(f"train has the classes {names}, val has {data['val'].class_names}")
+    if (masks := models.wants_masks(model)) and not experiment.data.lesions:
+        raise ValueError(f"{masks} wants the masks of lesions: set data.lesions=True")
     _check_crowding(experiment, data["train"])
     parallel.check_batch(experiment.train.batch_size, "train.batch_size")
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")

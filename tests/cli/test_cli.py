@@ -264,6 +264,26 @@ def test_export_refuses_what_cannot_be(capsys, run, tmp_path):
     assert "caffe" in fails(capsys, "export", run, "--format", "caffe", "--out", "a")
 
 
+@pytest.mark.parametrize("model", ["pixellink", "pixellink_g", "pixellink_pp"])
+def test_official_pixellink_weights_are_imported_and_predict(model, tmp_path):
+    cfg = models.config(model, width=1 / 8)
+    module, image = models.from_config(cfg).module, models.example(cfg, 0)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *image)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype("f"), shapes)
+    weights = tmp_path / "official.safetensors"
+    write.write_state_dict(weights, bridge.to_torch(model, variables, width=1 / 8))
+    named = ["--image-size", "64", "--class-names", "lesion"]
+    main(["import", model, str(weights), "--out", str(tmp_path / "run"), *named])
+    run = runs.open_run(tmp_path / "run")
+    assert run.experiment.model == models.config(model, width=1 / 8, image_size=64)
+    assert run.experiment.data.image_size == 64 and run.class_names == ("lesion",)
+    jax.tree.map(np.testing.assert_array_equal, run.weights(), variables)
+    # A score threshold is a field of theirs too, so that predict may ask for surer lesions.
+    found = run.predictor(2.0)(run.all_weights(), np.zeros((1, 64, 64, 12), np.float32))
+    assert (np.asarray(found.labels) == -1).all()
+
+
 def test_official_gssd_weights_are_imported_with_their_own_input(tmp_path, capsys):
     module = models.build("gssd").module
     image = models.example(models.config("gssd"), 0)

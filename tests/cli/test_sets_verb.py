@@ -3,15 +3,17 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from jaxdet import models
 from jaxdet.cli.main import main
 from jaxdet.config import Data
 from jaxdet.data import sources
 from jaxdet.data.builders import store
 from jaxdet.data.phantom import SETS, cases
-from jaxdet.run import open_run
+from jaxdet.run import create, open_run
 from jaxdet.types import PHASES
 
 CONFIG = """
@@ -77,3 +79,55 @@ def test_a_run_is_scored_on_another_prepared_set(sets, tmp_path, capsys):
         with pytest.raises(SystemExit) as ended:
             main(["evaluate", str(run), *argv])
         assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+LINKED = """
+from jaxdet import models
+from jaxdet.config import Data, Evaluate, Experiment, Train
+
+def experiment():
+    fields = {{"width": 1 / 8, "image_size": 64, "trunk_start": "he", "truth": "mask"}}
+    return Experiment(
+        model=models.config("pixellink_g", **fields),
+        data=Data(source="tfds", path={path!r}, builder="phantom_multiphase/one", image_size=64,
+                  channels=12, window_hu=(-150.0, 250.0), split="patient", pipeline="ssd",
+                  fractions=(0.5, 0.5, 0.0)),
+        train=Train(epochs=1, batch_size=8, optimizer="adamw", lr=0.001),
+        evaluate=Evaluate(batch_size=8, protocol="l0sg"),
+    )
+"""
+
+
+def test_linked_pixels_learn_from_masks_and_are_scored_by_both_decodings(sets, tmp_path, capsys):
+    (tmp_path / "config.py").write_text(LINKED.format(path=str(sets)))
+    run, start = tmp_path / "run", ["train", str(tmp_path / "config.py"), "--out"]
+    with pytest.raises(SystemExit) as ended:
+        main([*start, str(run)])
+    assert ended.value.code == 2 and not run.exists()
+    assert "model.truth=mask wants the masks of lesions: set data.les" in capsys.readouterr().err
+    main([*start, str(run), "--data.lesions"])
+    # Another RUN of that experiment, which calls every cell a part of one lesion.
+    trained = open_run(run)
+    variables = trained.weights()
+    for name in ("pixel", "link"):
+        last = variables["params"][name]
+        last |= {"kernel": 0 * last["kernel"], "bias": np.tile(np.float32([0, 9]), 8)}
+    variables["params"]["pixel"]["bias"] = np.float32([0, 9])
+    run = tmp_path / "sure"
+    create(run, trained.experiment, trained.class_names).save_weights(variables)
+    for flags, name in (([], "val_l0sg"), (["--boxes", "official"], "val_l0sg_official")):
+        main(["evaluate", str(run), *flags])
+        told = json.loads((run / "metrics" / f"{name}.json").read_text())
+        assert told["protocol"] == "l0sg, PixelLink" and told["images"] == 2
+        found = np.load(run / "metrics" / f"{name}_detections.npz")
+        assert found["boxes_xyxy"][0, 0].tolist() == [0, 0, 63, 63]
+        assert found["labels"][0].tolist() == [0] + [-1] * 99
+    main(["export", str(run), "--format", "torch", "--out", str(tmp_path / "run.safetensors")])
+    main(["import", "pixellink_g", str(tmp_path / "run.safetensors"), "--out", str(tmp_path / "b")])
+    again = open_run(tmp_path / "b").weights()["params"]
+    jax.tree.map(np.testing.assert_array_equal, again, variables["params"])
+
+
+def test_official_boxes_are_of_pixellink():
+    with pytest.raises(ValueError, match="of PixelLink alone, not of yolov8n: set eval"):
+        models.official_decode(models.config("yolov8n"))

@@ -48,6 +48,27 @@ PHASES_VARIANTS = [
 ]
 
 
+LINKED_VARIANTS = [
+    *(
+        ("pixellink_pp", fields)
+        for fields in (
+            *(f for f in PHASES_VARIANTS if f not in ({"gate_pool": 4}, {"align_start": "xavier"})),
+            {"gate_pool": 1},
+            {"align_start": "zero"},
+            {"align_at": "conv4_3"},
+            {"trunk_start": "he"},
+            {"fuse_norm": "batch"},
+            {"neck": "cascade"},
+            {"version": "2s"},
+            {"border": "official"},
+        )
+    ),
+    ("mscr", {"phases_fused": "concat"}),
+    ("mscr", {"trunk_start": "he"}),
+    ("mscr", {"dtype": "bfloat16"}),
+]
+
+
 def batch_of(boxes_per_image, channels, side=64, max_boxes=6):
     """Two images whose boxes have one size for every level of a detector for such images."""
     rng = np.random.default_rng(0)
@@ -84,16 +105,20 @@ def awake(variables):
 LAST_MAPS = {f"{part}_{k}" for part in ("attend", "look") for k in (3, 4, 5)}  # 5, 3 and 1 px
 
 
-def is_normalised_away(path):
+def is_normalised_away(path, params):
     """A convolution's bias before a BatchNorm: the batch's mean takes it out again.
 
     So does a softmax with the bias of phi, the same for all its logits; and over one place, as the
-    last maps of SSD have or are pooled to, it is 1 whatever theta and phi are.
+    last maps of SSD have or are pooled to, it is 1 whatever theta and phi are. PixelLink has four
+    maps, and the last is larger.
     """
     keys = [key.key for key in path]
-    if keys[0] in LAST_MAPS and keys[1] in ("theta", "phi"):
+    of_ssd = {"attend_5", "look_5"} & params.keys()
+    if of_ssd and keys[0] in LAST_MAPS and keys[1] in ("theta", "phi"):
         return True
-    return len(keys) > 2 and keys[-2:] in (["conv", "bias"], ["phi", "bias"])
+    if keys[-2:] == ["conv", "bias"] and len(keys) > 2:
+        return "norm" in functools.reduce(lambda tree, key: tree[key], keys[:-2], params)
+    return keys[-2:] == ["phi", "bias"]
 
 
 def names():
@@ -122,6 +147,12 @@ def test_variants_of_gssd_pp_keep_the_contract(fields):
     check_contract(jaxdet.build("gssd_pp", **NARROW, **fields), NARROW["channels"], 300)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "fields"), LINKED_VARIANTS, ids=str)
+def test_variants_of_linked_pixels_keep_the_contract(name, fields):
+    check_contract(jaxdet.build(name, **OWN[name], **fields), OWN[name]["channels"], 64)
+
+
 def check_contract(detector, channels=SMALLEST["channels"], side=64):
     traces = []
 
@@ -147,7 +178,7 @@ def check_contract(detector, channels=SMALLEST["channels"], side=64):
     assert all(np.isfinite(value) for value in losses.values())
     for path, grad in jax.tree_util.tree_leaves_with_path(jax.device_get(grads)):
         assert np.isfinite(grad).all(), path
-        if not is_normalised_away(path):
+        if not is_normalised_away(path, grads):
             assert np.any(grad != 0), f"{path} gets no gradient"
     stats = (tree.get("batch_stats", {}) for tree in (variables, changed))
     before, after = jax.device_get(tuple(stats))

@@ -288,7 +288,7 @@ def test_every_parameter_learns_and_nothing_is_infinite():
 
 
 def test_detections_are_in_pixels_of_the_image():
-    """Of 75 px: the nineteenth cell has only three, and a box ends where the image ends."""
+    """Of 75 px: the nineteenth cell has only three, and a box ends at the image's last px."""
     cfg = models.config("mscr", **{**NARROW, "image_size": 75, "max_detections": 5})
     pixels = np.tile(np.float32([5, -5]), (2, 19, 19, 1))
     pixels[0, 2:5, 3:7] = [-4, 4]  # rows 2 to 4, columns 3 to 6
@@ -296,7 +296,7 @@ def test_detections_are_in_pixels_of_the_image():
     links = np.tile(np.float32([-9, 9]), (2, 19, 19, 8))
     decode = jax.jit(functools.partial(mscr.decode, cfg=cfg), compiler_options=QUICK)
     found = decode(mscr.Outputs(pixels, links, None))
-    np.testing.assert_allclose(found.boxes_xyxy[0, :2], [[12, 8, 28, 20], [68, 40, 75, 75]])
+    np.testing.assert_allclose(found.boxes_xyxy[0, :2], [[12, 8, 27, 19], [68, 40, 74, 74]])
     np.testing.assert_allclose(found.scores[0, :2], [sigmoid(8), sigmoid(2)], rtol=1e-5)
     np.testing.assert_array_equal(found.labels, [[0, 0, -1, -1, -1], [-1] * 5])
     assert not found.boxes_xyxy[0, 2:].any() and not found.boxes_xyxy[1].any()

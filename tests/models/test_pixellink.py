@@ -201,7 +201,7 @@ def check_reading(fields, wanted):
 
 
 # Of which shapes tell nothing; and version 2s has no official names.
-UNTOLD = {"image_size", "gate_pool", "align_start", "dtype", "grouping", "version"}
+UNTOLD = {"image_size", "gate_pool", "align_start", "trunk_start", "dtype", "grouping", "version"}
 TOLD = [
     word
     for word in WORDS
@@ -368,16 +368,25 @@ def test_detections_are_in_pixels_of_the_image():
     cfg, detector = narrow()
     found = detector.decode(outputs(16, [(2, 3, 5, 9), (10, 0, 12, 4)]))
     boxes = {tuple(box) for box in np.asarray(found.boxes_xyxy[0, :2]).tolist()}
-    assert boxes == {(12, 8, 36, 20), (0, 40, 16, 48)}
+    assert boxes == {(12, 8, 35, 19), (0, 40, 15, 47)}
     assert found.boxes_xyxy.shape == (1, cfg.max_detections, 4)
     np.testing.assert_allclose(found.scores[0, :3], [1 / (1 + np.exp(-6))] * 2 + [0], rtol=1e-5)
     np.testing.assert_array_equal(found.labels[0, :3], [0, 0, -1])
 
 
+def test_what_counts_as_found_are_fields():
+    said = outputs(16, [(2, 3, 5, 9), (10, 0, 11, 1)])
+    _, whole = narrow(extent="cells", min_cells=2)
+    found = whole.decode(said)
+    assert found.boxes_xyxy[0, 0].tolist() == [12, 8, 36, 20] and found.labels[0, 1] == -1
+    _, sure = narrow(score_threshold=0.999)
+    assert (sure.decode(said).labels == -1).all()
+
+
 def test_boxes_stay_in_an_image_that_cells_overhang():
     _, detector = narrow(image_size=61)
     found = detector.decode(outputs(16, [(14, 14, 16, 16)]))
-    np.testing.assert_array_equal(found.boxes_xyxy[0, 0], [56, 56, 61, 61])
+    np.testing.assert_array_equal(found.boxes_xyxy[0, 0], [56, 56, 60, 60])
 
 
 def test_perfect_answers_lose_nothing_and_find_the_boxes():

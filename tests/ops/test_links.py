@@ -19,9 +19,11 @@ TRUTHS = {
 STATIC = ("shape", "stride", "border")
 of_boxes = jax.jit(links.of_boxes, static_argnames=STATIC)
 of_lesions = jax.jit(links.of_lesions, static_argnames=STATIC)
-KNOBS = ("stride", "most", "pixel_threshold", "link_threshold", "min_cells")
+SHARED = ("most", "pixel_threshold", "link_threshold", "min_cells")
+KNOBS = ("stride", "size", "score_threshold", "extent", *SHARED)
+CELLS = {"stride": 4, "size": 48, "extent": "cells"}  # of 12 x 12 cells
 decode = jax.jit(links.decode, static_argnames=KNOBS)
-components_of = jax.jit(links.components_of, static_argnames=KNOBS[1:])
+components_of = jax.jit(links.components_of, static_argnames=SHARED)
 
 
 def check_same(one, other):
@@ -212,17 +214,17 @@ def cells_of(*where):
 
 
 def test_equals_the_lesions_of_the_reference(shared):
-    """Four lesions, two of them parted by links alone; the boxes are ours, not the official."""
+    """Four lesions, two of them parted by links alone; a slanted one has another box there."""
     golden = np.load(shared / "golden/gssd_golden_misc.npz")
     pixels, joins = (np.moveaxis(golden[f"decode/{what}"], 1, -1) for what in ("pixel", "link"))
-    found = decode(pixels, joins, stride=4, most=10)
+    found = decode(pixels, joins, stride=4, size=300, most=10)
     assert found.boxes_xyxy.shape == (1, 10, 4)
     boxes = sorted(found.boxes_xyxy[0, :4].tolist())
-    # Official corners name the last pixel and are truncated from those of a rotated rectangle.
+    # Official corners are those of a rotated rectangle, and 78.99 is 78 then.
     wanted = golden["decode/boxes_0.2"][:, 1:]
     upright = [boxes[0], boxes[1], boxes[3]] - wanted[[0, 1, 3]]
-    assert (upright >= 0).all() and (upright <= 2).all()
-    np.testing.assert_array_equal(boxes[2], [108, 144, 236, 240])  # the slanted bar itself
+    assert (upright >= 0).all() and (upright <= 1).all() and not upright[2].any()
+    np.testing.assert_array_equal(boxes[2], [108, 144, 235, 239])  # the slanted bar itself
     assert found.labels[0].tolist() == [0] * 4 + [-1] * 6
 
 
@@ -241,15 +243,19 @@ def test_what_is_told_is_found(border):
 
 def said_and_found(positive, joined):
     said = logits_of(np.asarray(positive), np.asarray(joined))
-    return decode(*said, stride=4, most=6)
+    return decode(*said, **CELLS, most=6)
 
 
 def test_overlapping_boxes_are_parted():
-    """The cells of both are nobody's: should the network call them positive, no link is told."""
-    truths = [[0, 0, 11, 11], [8, 8, 19, 19]]
+    """The cells of both are nobody's: no link leads there, whatever the network calls them."""
+    truths, alone = [[0, 0, 11, 11], [8, 8, 19, 19]], [[0, 0, 12, 12], [8, 8, 20, 20]]
     told = of_boxes(*padded([truths]), shape=(12, 12), stride=4)
     found = said_and_found(told.positive[0], told.links[0])
-    assert sorted(found.boxes_xyxy[:2].tolist()) == [[0, 0, 12, 12], [8, 8, 20, 20]]
+    assert sorted(found.boxes_xyxy[:2].tolist()) == alone and found.labels[2] == -1
+    found = said_and_found(np.asarray(told.positive[0]).copy() | ~told.negative[0], told.links[0])
+    # Nobody told what that cell is: called positive it is a lesion of its own.
+    assert sorted(found.boxes_xyxy[:3].tolist()) == [alone[0], [8, 8, 12, 12], alone[1]]
+    assert found.labels[3] == -1
 
 
 def test_nothing_and_everything_positive():
@@ -264,10 +270,29 @@ def test_nothing_and_everything_positive():
 def test_more_lesions_than_room_are_counted():
     pixels, joins = logits_of(*cells_of(np.s_[::2, ::2]))
     pixels[4, 6, 1] = pixels[8, 2, 1] = 7
-    found = decode(pixels, joins, stride=4, most=6)
+    found = decode(pixels, joins, **CELLS, most=6)
     wanted = [[24, 16, 28, 20], [8, 32, 12, 36], [0, 0, 4, 4], [8, 0, 12, 4]]
     assert found.boxes_xyxy[:4].tolist() == wanted and (found.labels == 0).all()
     assert components_of(pixels, joins, most=6).count == 36
+
+
+def test_a_box_ends_at_its_last_px_or_behind_it():
+    said = logits_of(*cells_of(np.s_[2:5, 1:3], np.s_[11, 11]))
+    boxes = {
+        extent: decode(*said, stride=4, size=46, most=3, extent=extent).boxes_xyxy.tolist()
+        for extent in ("official", "cells")
+    }
+    assert boxes["cells"] == [[4, 8, 12, 20], [44, 44, 46, 46], [0] * 4]  # of 46 px
+    assert boxes["official"] == [[4, 8, 11, 19], [44, 44, 45, 45], [0] * 4]
+
+
+def test_what_is_not_sure_enough_can_be_dropped():
+    pixels, joins = logits_of(*cells_of(np.s_[0, :3], np.s_[3, 3], np.s_[5, :2]))
+    pixels[3, 3], pixels[5, :2] = [0, math.log(3)], [0, 0]  # sure by 3/4 and 1/2
+    found = decode(pixels, joins, **CELLS, most=4, score_threshold=0.5)
+    assert found.labels.tolist() == [0, 0, -1, -1]
+    assert found.boxes_xyxy.tolist() == [[0, 0, 12, 4], [12, 12, 16, 16], [0] * 4, [0] * 4]
+    np.testing.assert_allclose(found.scores[1:], [0.75, 0, 0], rtol=1e-6)
 
 
 def test_small_lesions_can_be_dropped():
@@ -296,13 +321,13 @@ def test_both_thresholds_are_strict(pixel, link, wanted):
 @pytest.mark.parametrize("which", ["pixel_threshold", "link_threshold"])
 def test_a_threshold_is_a_probability(which, threshold):
     with pytest.raises(ValueError, match=r"a probability in \[0, 1\]"):
-        links.decode(*logits_of(*cells_of()), stride=4, most=1, **{which: threshold})
+        links.decode(*logits_of(*cells_of()), **CELLS, most=1, **{which: threshold})
 
 
 def test_an_answer_of_nan_is_nothing():
     pixels, joins = logits_of(*cells_of(np.s_[:3, :3]))
     pixels[1], joins[2] = np.nan, np.nan
-    found = decode(pixels, joins, stride=4, most=6)
+    found = decode(pixels, joins, **CELLS, most=6)
     assert found.labels.tolist() == [0] * 4 + [-1] * 2
     assert found.boxes_xyxy[0].tolist() == [0, 0, 12, 4]
     assert np.isfinite(found.scores).all()
@@ -317,13 +342,13 @@ def noise(*shape):
 def test_low_precision_is_read_in_float32():
     low = noise(12, 12)
     exact = (x.astype(np.float32) for x in low)
-    check_same(decode(*low, stride=4, most=6), decode(*exact, stride=4, most=6))
+    check_same(decode(*low, **CELLS, most=6), decode(*exact, **CELLS, most=6))
 
 
 def test_stacking_is_vmap_and_jit_is_eager():
     said = noise(3, 12, 12)
-    plain = functools.partial(links.decode, stride=4, most=6)
-    found = decode(*said, stride=4, most=6)
+    plain = functools.partial(links.decode, **CELLS, most=6)
+    found = decode(*said, **CELLS, most=6)
     check_same(found, jax.jit(jax.vmap(plain))(*said))
     for one, other in zip(found, plain(*said), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)

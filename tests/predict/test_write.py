@@ -49,7 +49,8 @@ def test_coco_results(tmp_path):
         (piece("a.png"), detections((1, 2, 11, 22, 0.4, 1), (5, 5, 9, 9, 0.9, 0))),
         (piece("b.png"), detections((1, 2, 3, 4, 0.1, 0))),
     ]
-    assert write.write(tmp_path, iter(found), NAMES, 0.25) == {"images": 2, "detections": 2}
+    counts = write.write(tmp_path, iter(found), NAMES, 0.25)
+    assert counts == {"images": 2, "detections": 2, "full": 0}
     first, second = load(tmp_path, "detections.json")
     assert first == {
         "image_id": 1,
@@ -65,6 +66,14 @@ def test_coco_results(tmp_path):
     assert (about["images"][0]["width"], about["images"][0]["height"]) == (60, 40)
     assert about["categories"] == [{"id": 1, "name": "tumour"}, {"id": 2, "name": "cyst"}]
     assert "LPS" in about["info"]["frame"]
+
+
+def test_images_with_no_room_left_are_counted(tmp_path):
+    found = [
+        (piece(name), detections((1, 2, 11, 22, 0.4, 1), padding=rows))
+        for name, rows in (("a.png", 0), ("b.png", 1))
+    ]
+    assert write.write(tmp_path, found, NAMES)["full"] == 1
 
 
 def test_pycocotools_reads_the_pair(tmp_path):

@@ -201,20 +201,21 @@ def test_the_training_split_says_what_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(("protocol", "counts"), [("l0sg", False), ("fixed", True), ("yolo", True)])
-def test_a_family_that_skips_empty_images_does_so_under_l0sg_only(protocol, counts, monkeypatch):
-    experiment = toy.experiment()
-    wanted = dataclasses.replace(experiment.evaluate, protocol=protocol)
-    experiment = dataclasses.replace(experiment, evaluate=wanted)
-    dataset = sources.load(experiment.data, "val")
+def test_a_family_that_skips_empty_images_does_so_under_l0sg_only(
+    protocol, counts, monkeypatch, tmp_path
+):
+    run = scored_run(tmp_path / "run", protocol=protocol)
+    dataset = sources.load(run.experiment.data, "val")
     scores = np.zeros((len(dataset), 1))
     nothing = Detections(np.zeros((len(dataset), 1, 4)), scores, scores.astype(int) - 1)
     monkeypatch.setattr(evaluate, "detect_all", lambda *args, **kwargs: nothing)
     lesions = sum(len(record.labels) for record in dataset.records)
-    plain = evaluate.evaluate(look, None, dataset, experiment, progress=False)
-    assert plain["truths"] == lesions
+    assert evaluate.evaluate_run(run)["truths"] == lesions
     monkeypatch.setattr(toy, "SKIPS_EMPTY_IMAGES", True, raising=False)
-    skipping = evaluate.evaluate(look, None, dataset, experiment, progress=False)
-    assert skipping["truths"] == (lesions if counts else 0)
+    assert evaluate.evaluate_run(run)["truths"] == (lesions if counts else 0)
+    # The best weights are not chosen by it: they would be those that find next to nothing.
+    seen = evaluate.evaluate(look, None, dataset, run.experiment, progress=False)
+    assert seen["truths"] == lesions and seen["protocol"] == protocol
 
 
 def test_other_truth_under_the_same_names_is_refused(tmp_path):
