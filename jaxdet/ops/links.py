@@ -34,8 +34,9 @@ def of_boxes(
     """The targets of boxes in px on `shape` (H, W) cells of `stride` px; labels of -1 pad.
 
     A box covers all cells from that of its first corner to that of its last one, which is x1 itself
-    and not the pixel before: as the reference draws it (facts, gssd_reference 4.4). What lies off
-    the image covers nothing. No box, or none with a cell of its own, is no positive cell.
+    and not the pixel before: as the reference draws it (facts, gssd_reference 4.4). Of a box what
+    lies off the image covers nothing, but for less than a cell above or left of it, which truncates
+    to the first cell. No box, or none with a cell of its own, is no positive cell.
     `border` "official" is the reference's slip: at the edge of the image a link over the opposite
     edge counts as one inside, which shows on lesions one cell thick there. "clean": no such links.
     """

@@ -49,7 +49,7 @@ def test_components_are_found_in_a_file_too(tmp_path):
     """Loops, scatters and top_k for a batch that is not known before."""
 
     def lesions(variables, scores):
-        return links.decode(scores[..., :2], scores[..., 2:], stride=4, most=3)
+        return links.decode(scores[..., :2], scores[..., 2:], stride=4, size=36, most=3)
 
     scores = np.random.default_rng(0).normal(0, 4, (2, 9, 7, 18)).astype(np.float32)
     stablehlo.export(lesions, VARIABLES, scores, tmp_path / "a.stablehlo")

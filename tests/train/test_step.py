@@ -93,7 +93,16 @@ def check_field(states, start):
     assert np.median(amplified) < 0.1  # else this would be no test
 
 
+@pytest.fixture
+def compiled_anew():
+    """On a CPU, to read programs of thousands of kernels back may crash XLA's loader (0.10)."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_anew")
 @pytest.mark.parametrize("devices", [2, 8])
 @pytest.mark.parametrize("name", ["yolov8n", "gssd_pp"])
 def test_step_of_a_detector_is_the_same_on_many_devices(name, devices):
