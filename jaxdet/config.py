@@ -353,7 +353,7 @@ class Evaluate:
     protocol: Protocol = "yolo"
     batch_size: int = 16
     split: Literal["train", "val", "test"] = "val"
-    # official: as the authors' code draws PixelLink's lesions, on the host; of `jaxdet evaluate`
+    # official: as the authors' code draws lesions of PixelLink and MSCR, on the host
     boxes: Literal["model", "official"] = "model"
 
     def check(self) -> None:

@@ -43,7 +43,7 @@ def evaluate(
         split: default: the experiment's own.
         protocol: default: the experiment's own.
         which: the best checkpoint or the latest.
-        boxes: official draws PixelLink's lesions as its authors' code does, on the host.
+        boxes: official draws lesions of PixelLink and MSCR as their code does, on the host.
         source: the format of other data, whose own lists are the splits; an imported RUN needs it.
             A prepared set (tfds) is split as the experiment splits the prepared set it was
             trained on, if it was.

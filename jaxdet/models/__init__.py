@@ -65,9 +65,10 @@ def module(cfg: Any) -> nn.Module:
 def example(cfg: Any, side: int) -> tuple[Array, ...]:
     """Zeros that the module of a Config can be started with; `side` is that of the images, in px.
 
-    One image, unless the model's file says otherwise by a function of this name.
+    One image, unless the model's file says otherwise by a function of this name. A Config that
+    names the one size of its images decides itself.
     """
-    file = _file(cfg)
+    file, side = _file(cfg), getattr(cfg, "image_size", side)
     if hasattr(file, "example"):
         return file.example(cfg, side)
     return (np.zeros((1, side, side, cfg.channels), np.float32),)
@@ -140,18 +141,22 @@ def skips_empty_images(cfg: Any) -> bool:
     return getattr(_file(cfg), "SKIPS_EMPTY_IMAGES", False)
 
 
+def draws_otherwise(cfg: Any) -> bool:
+    """Whether the authors of this Config's family draw other boxes: `official_decode` has them."""
+    return hasattr(_file(cfg), "decode_officially")
+
+
 def official_decode(cfg: Any) -> Callable[[Any], Detections]:
     """Outputs of one image, on the host, to its Detections as the authors' code draws them.
 
     ValueError for a Config whose file has no `decode_officially`, as most have not.
     """
-    decode = getattr(_file(cfg), "decode_officially", None)
-    if decode is None:
+    if not draws_otherwise(cfg):
         raise ValueError(
-            f"boxes of the authors' code are of PixelLink alone, not of {name_of(cfg)}: set "
-            "evaluate.boxes=model"
+            f"boxes of the authors' code are known of PixelLink and MSCR, not of {name_of(cfg)}: "
+            "set evaluate.boxes=model"
         )
-    return functools.partial(decode, cfg=cfg)
+    return functools.partial(_file(cfg).decode_officially, cfg=cfg)
 
 
 def wants_masks(cfg: Any) -> str:

@@ -15,12 +15,11 @@ field has both. "GSSD (Portal Only)" is data.phases = ("portal",) * 4.
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from jaxdet.config import config
@@ -29,7 +28,7 @@ from jaxdet.models.detector import Detector
 from jaxdet.nn import gate, pool, vgg
 from jaxdet.nn.align import ALIGN
 from jaxdet.nn.fuse import FUSE
-from jaxdet.nn.grouped import Conv, ConvReLU, Grouping
+from jaxdet.nn.grouped import Conv, Grouping, scaled
 from jaxdet.nn.norm import L2Norm
 from jaxdet.ops import detect, images, priors
 from jaxdet.types import Array, Batch, Detections
@@ -157,7 +156,7 @@ class GSSD(nn.Module):
         cfg = self.cfg
         _check(x, cfg)
         made = {"norm": cfg.norm, "dtype": jnp.dtype(cfg.dtype), "grouping": cfg.grouping}
-        block = functools.partial(_block, cfg.width, groups=cfg.groups, **made)
+        block = functools.partial(scaled, cfg.width, groups=cfg.groups, **made)
         extra = functools.partial(block, start="xavier")
 
         x = images.to_unit(x).astype(cfg.dtype)
@@ -182,10 +181,6 @@ class GSSD(nn.Module):
         logits = [_head(cfg, f"class_{k}", classes * counts[k], x) for k, x in enumerate(levels)]
         boxes = jnp.asarray(priors.ssd(shapes, layout))
         return Outputs(_joined(deltas, 4), _joined(logits, classes), boxes)
-
-
-def _block(width: float, features: int, *places: int, **made: Any) -> ConvReLU:
-    return ConvReLU(max(round(features * width), 1), *places, **made)
 
 
 def _attend_and_align(cfg: Config, k: int, x: Array, *, train: bool) -> Array:
@@ -285,11 +280,6 @@ def aligned(cfg: Config) -> tuple[int, float, float]:
     for _, _, kernel, stride, padding in EXTRAS[cfg.image_size][: max(level - 1, 0)]:
         start, step = start + step * ((kernel - 1) / 2 - padding), step * stride
     return level, start, step
-
-
-def example(cfg: Config, side: int) -> tuple[Float[np.ndarray, "1 S S C"]]:
-    """A black image of the one size that this model has priors for, whatever `side` is."""
-    return (np.zeros((1, cfg.image_size, cfg.image_size, cfg.channels), np.float32),)
 
 
 def build(cfg: Config) -> Detector:

@@ -26,11 +26,12 @@ from jaxtyping import Float, UInt8
 
 from jaxdet.config import config
 from jaxdet.losses.link import pixel_link
+from jaxdet.models import linked
 from jaxdet.models.detector import Detector
 from jaxdet.nn import pool, vgg
-from jaxdet.nn.grouped import FLOAT32, Conv, ConvReLU
-from jaxdet.ops import images, links, resample
-from jaxdet.ops.links import Extent
+from jaxdet.nn.grouped import FLOAT32, Conv, scaled
+from jaxdet.ops import images, resample
+from jaxdet.ops.links import Border, Cover, Extent
 from jaxdet.types import Array, Batch, Detections
 
 SOURCES = ("conv3_3", "conv4_3", "conv5_3", "conv7")  # the levels that have scores, finest first
@@ -59,7 +60,8 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; the rest is float32
     # loss
     truth: Literal["box", "mask"] = "box"  # what lesion cells are: of the box, or of the lesion
-    border: Literal["clean", "official"] = "clean"  # official: links that leave the image wrap
+    cover: Cover = "official"  # of the box: a cell more where it ends between two. touched: no more
+    border: Border = "clean"  # official: links that leave the image wrap
     neg_ratio: float = 3.0  # hard negatives for each positive
     # decode
     pixel_threshold: float = 0.2  # the public code's test: .8 and .8
@@ -71,23 +73,12 @@ class Config:
 
     def check(self) -> None:
         """Refuses phases that do not divide the channels, and more than one class of lesions."""
-        if self.phases < 1 or self.channels % self.phases:
-            raise ValueError(
-                f"model.channels wants a multiple of the {self.phases} phases; got {self.channels}"
-            )
-        if not 0 < self.width <= 4:
-            raise ValueError(f"model.width wants more than 0, at most 4; got {self.width}")
-        if self.num_classes != 1:
-            raise ValueError(
-                f"MSCR tells lesion from none: model.num_classes wants 1; got {self.num_classes}"
-            )
+        linked.check(self, "MSCR")
         if self.segmentation_classes < 2:
             raise ValueError(
                 "model.segmentation_classes wants 2, none and lesion, or more; got "
                 f"{self.segmentation_classes}"
             )
-        if self.image_size < 32:
-            raise ValueError(f"model.image_size wants 32 px or more; got {self.image_size}")
 
 
 class Outputs(NamedTuple):
@@ -107,9 +98,9 @@ class MSCR(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Outputs:
         """`train` changes nothing: there is no batch normalisation and no dropout."""
         cfg, dtype = self.cfg, jnp.dtype(self.cfg.dtype)
-        _check(x, cfg)
+        linked.check_images(x, cfg)
         made = {"norm": "none", "dtype": dtype, "start": cfg.trunk_start}
-        block = functools.partial(_block, cfg.width, **made)
+        block = functools.partial(scaled, cfg.width, **made)
         x = _streams(images.to_unit(x).astype(dtype), cfg.phases)
         x = vgg.stage(1, block, x, train=train)
         levels = []
@@ -186,10 +177,6 @@ class ConvLSTM(nn.Module):
 PHASES_FUSED: dict[str, Any] = {"lstm": Recurrent, "concat": SideBySide}
 
 
-def _block(width: float, features: int, *places: int, **made: Any) -> ConvReLU:
-    return ConvReLU(max(round(features * width), 1), *places, **made)
-
-
 def _streams(x: Float[Array, "B H W C"], phases: int) -> Float[Array, "N H W c"]:
     """Phases as images of their own, N = B * phases, those of an image one behind the other."""
     b, h, w, c = x.shape
@@ -252,30 +239,13 @@ SEGMENTATION: dict[str, Callable[[Config, list[Array]], Array | None]] = {
 }
 
 
-def _check(x: Array, cfg: Config) -> None:
-    wanted = (cfg.image_size, cfg.image_size, cfg.channels)
-    if x.ndim != 4 or x.shape[1:] != wanted:
-        raise ValueError(
-            f"this model wants images [B, {', '.join(map(str, wanted))}]; got {list(x.shape)}. Set "
-            "model.image_size and data.image_size to the same size, and model.channels to the "
-            "data's channels: a number of slices for each of its phases"
-        )
-
-
 def loss(out: Outputs, batch: Batch, *, cfg: Config) -> dict[str, Array]:
     """Cross-entropy of cells "pixel", of links "link", of the map "segmentation", and "total".
 
     "total" = 2 pixel + link + segmentation (facts, gssd_baselines 7); without that branch there is
     no "segmentation".
     """
-    told = {"shape": out.pixel_logits.shape[1:3], "stride": STRIDE}
-    told["border"] = cfg.border
-    if cfg.truth == "box":
-        targets = links.of_boxes(batch.boxes_xyxy, batch.labels, **told)
-    elif batch.lesions is None:
-        raise ValueError('model.truth="mask" wants the masks of lesions: set data.lesions=True')
-    else:
-        targets = links.of_lesions(batch.lesions, **told)
+    targets = linked.targets(batch, out.pixel_logits.shape[1:3], STRIDE, cfg)
     losses = pixel_link(out.pixel_logits, out.link_logits, targets, neg_ratio=cfg.neg_ratio)
     if out.segmentation_logits is None:
         return losses
@@ -304,22 +274,10 @@ def segmentation(
 
 def decode(out: Outputs, *, cfg: Config) -> Detections:
     """The surest components, in px: the extent of their cells, scored by their mean probability."""
-    return links.decode(
-        *out[:2],
-        stride=STRIDE,
-        size=cfg.image_size,
-        most=cfg.max_detections,
-        pixel_threshold=cfg.pixel_threshold,
-        link_threshold=cfg.link_threshold,
-        score_threshold=cfg.score_threshold,
-        min_cells=cfg.min_cells,
-        extent=cfg.extent,
-    )
+    return linked.decode(*out[:2], STRIDE, cfg)
 
 
-def example(cfg: Config, side: int) -> tuple[Float[np.ndarray, "1 S S C"]]:
-    """A black image of the size that the Config names, whatever `side` is."""
-    return (np.zeros((1, cfg.image_size, cfg.image_size, cfg.channels), np.float32),)
+decode_officially = linked.decode_officially
 
 
 def build(cfg: Config) -> Detector:

@@ -17,23 +17,22 @@ nothing, a field has both.
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from jaxdet.config import config
 from jaxdet.losses.link import pixel_link
-from jaxdet.metrics.envelope import official_boxes
+from jaxdet.models import linked
 from jaxdet.models.detector import Detector
 from jaxdet.nn import gate, pool, vgg
 from jaxdet.nn.align import ALIGN
 from jaxdet.nn.fuse import FUSE
-from jaxdet.nn.grouped import Conv, ConvReLU, Grouping
-from jaxdet.ops import images, links, resample
-from jaxdet.ops.links import Extent
+from jaxdet.nn.grouped import Conv, Grouping, scaled
+from jaxdet.ops import images, resample
+from jaxdet.ops.links import Border, Cover, Extent
 from jaxdet.types import Array, Batch, Detections
 
 # How the official weights want their images (facts, gssd_reference 6); phases in their own order.
@@ -90,7 +89,8 @@ class Config:
     grouping: Grouping = "auto"  # how groups are computed
     # loss
     truth: Literal["box", "mask"] = "box"  # what lesion cells are: of the box, or of the lesion
-    border: Literal["clean", "official"] = "clean"  # official: links that leave the image wrap
+    cover: Cover = "official"  # of the box: a cell more where it ends between two. touched: no more
+    border: Border = "clean"  # official: links that leave the image wrap
     neg_ratio: float = 3.0  # hard negatives for each positive
     # decode
     pixel_threshold: float = 0.2
@@ -102,21 +102,7 @@ class Config:
 
     def check(self) -> None:
         """Refuses groups that are no phases, more than one class, and a level that is none."""
-        if self.phases < 1:
-            raise ValueError(f"model.phases wants 1 or more; got {self.phases}")
-        if self.channels < 1 or self.channels % self.phases:
-            raise ValueError(
-                f"model.channels wants a multiple of the {self.phases} phases; got {self.channels}"
-            )
-        if not 0 < self.width <= 4:
-            raise ValueError(f"model.width wants more than 0, at most 4; got {self.width}")
-        if self.num_classes != 1:
-            raise ValueError(
-                f"PixelLink tells lesion from none: model.num_classes wants 1; got "
-                f"{self.num_classes}"
-            )
-        if self.image_size < 32:
-            raise ValueError(f"model.image_size wants 32 px or more; got {self.image_size}")
+        linked.check(self, "PixelLink")
         for name in ("groups",) + (("align_groups",) if self.align != "none" else ()):
             if getattr(self, name) not in (1, self.phases):
                 legal = f"1 or {self.phases}" if self.phases > 1 else "1"
@@ -170,10 +156,10 @@ class PixelLink(nn.Module):
         Departs: the reference iterates twice a step, as it computes its attention twice.
         """
         cfg = self.cfg
-        _check(x, cfg)
+        linked.check_images(x, cfg)
         made = {"norm": "none", "dtype": jnp.dtype(cfg.dtype), "grouping": cfg.grouping}
         made |= {"groups": cfg.groups, "start": cfg.trunk_start}
-        block = functools.partial(_block, cfg.width, **made)
+        block = functools.partial(scaled, cfg.width, **made)
         found: list[Outputs] = []
 
         def scored(level: str, x: Array) -> Array:
@@ -189,10 +175,6 @@ class PixelLink(nn.Module):
         scored("conv7", vgg.top(block, x, train=train))
         pixel, link = zip(*found, strict=True)
         return Outputs(_joined(cfg, "pixel", pixel), _joined(cfg, "link", link))
-
-
-def _block(width: float, features: int, *places: int, **made: Any) -> ConvReLU:
-    return ConvReLU(max(round(features * width), 1), *places, **made)
 
 
 def _scored(cfg: Config, level: str, x: Array, *, train: bool) -> tuple[Array, Outputs]:
@@ -247,60 +229,18 @@ def _joined(cfg: Config, name: str, levels: tuple[Array, ...]) -> Array:
     return _head(jnp.dtype("float32"), name, levels[0].shape[-1], sums[-1])
 
 
-def _check(x: Array, cfg: Config) -> None:
-    wanted = (cfg.image_size, cfg.image_size, cfg.channels)
-    if x.ndim != 4 or x.shape[1:] != wanted:
-        raise ValueError(
-            f"this model wants images [B, {', '.join(map(str, wanted))}]; got {list(x.shape)}. Set "
-            "model.image_size and data.image_size to the same size, and model.channels to the "
-            "data's channels: a number of slices for each of its phases"
-        )
-
-
 def loss(out: Outputs, batch: Batch, *, cfg: Config) -> dict[str, Array]:
     """Cross-entropy of cells "pixel" and of links "link"; "total" is 2 pixel + link."""
-    told = {"shape": out.pixel_logits.shape[1:3], "stride": STRIDES[cfg.version]}
-    told["border"] = cfg.border
-    if cfg.truth == "box":
-        targets = links.of_boxes(batch.boxes_xyxy, batch.labels, **told)
-    elif batch.lesions is None:
-        raise ValueError('model.truth="mask" wants the masks of lesions: set data.lesions=True')
-    else:
-        targets = links.of_lesions(batch.lesions, **told)
-    return pixel_link(*out, targets, neg_ratio=cfg.neg_ratio)
+    told = linked.targets(batch, out.pixel_logits.shape[1:3], STRIDES[cfg.version], cfg)
+    return pixel_link(*out, told, neg_ratio=cfg.neg_ratio)
 
 
 def decode(out: Outputs, *, cfg: Config) -> Detections:
     """The surest components, in px: the extent of their cells, scored by their mean probability."""
-    return links.decode(
-        *out,
-        stride=STRIDES[cfg.version],
-        size=cfg.image_size,
-        most=cfg.max_detections,
-        pixel_threshold=cfg.pixel_threshold,
-        link_threshold=cfg.link_threshold,
-        score_threshold=cfg.score_threshold,
-        min_cells=cfg.min_cells,
-        extent=cfg.extent,
-    )
+    return linked.decode(*out, STRIDES[cfg.version], cfg)
 
 
-def decode_officially(out: tuple[np.ndarray, ...], *, cfg: Config) -> Detections:
-    """`decode` of one image as the authors' code does it, on the host: see metrics.envelope."""
-    found = official_boxes(
-        *out,
-        cfg.image_size,
-        pixel_threshold=cfg.pixel_threshold,
-        link_threshold=cfg.link_threshold,
-    )
-    rows = min(int((found.scores > cfg.score_threshold).sum()), cfg.max_detections)
-    room = cfg.max_detections - rows
-    boxes, scores, labels = (part[:rows] for part in found)
-    return Detections(
-        np.pad(boxes, ((0, room), (0, 0))),
-        np.pad(scores, (0, room)),
-        np.pad(labels, (0, room), constant_values=-1),
-    )
+decode_officially = linked.decode_officially
 
 
 def aligned(cfg: Config) -> tuple[int, float, float]:
@@ -308,11 +248,6 @@ def aligned(cfg: Config) -> tuple[int, float, float]:
     level = SOURCES[cfg.version].index(cfg.align_at)
     step = {"conv2_2": 2.0, "conv3_3": 4.0, "conv4_3": 8.0}.get(cfg.align_at, 16.0)
     return level, step / 2, step
-
-
-def example(cfg: Config, side: int) -> tuple[Float[np.ndarray, "1 S S C"]]:
-    """A black image of the size that the Config names, whatever `side` is."""
-    return (np.zeros((1, cfg.image_size, cfg.image_size, cfg.channels), np.float32),)
 
 
 def build(cfg: Config) -> Detector:

@@ -175,3 +175,8 @@ class ConvReLU(nn.Module):
         )(x)
         x = NORM[self.norm](name="norm")(x, train=train)
         return nn.relu(x) if self.relu else x
+
+
+def scaled(width: float, features: int, *places: int, **made: Any) -> ConvReLU:
+    """A ConvReLU of `width` times the features, at least one."""
+    return ConvReLU(max(round(features * width), 1), *places, **made)

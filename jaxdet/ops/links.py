@@ -12,6 +12,7 @@ from jaxdet.types import Array, Detections
 
 Extent = Literal["official", "cells"]
 Border = Literal["official", "clean"]
+Cover = Literal["official", "touched"]
 
 
 class Targets(NamedTuple):
@@ -30,17 +31,27 @@ def of_boxes(
     shape: tuple[int, int],
     stride: int,
     border: Border = "official",
+    cover: Cover = "official",
 ) -> Targets:
     """The targets of boxes in px on `shape` (H, W) cells of `stride` px; labels of -1 pad.
 
-    A box covers all cells from that of its first corner to that of its last one, which is x1 itself
-    and not the pixel before: as the reference draws it (facts, gssd_reference 4.4). Of a box what
-    lies off the image covers nothing, but for less than a cell above or left of it, which truncates
-    to the first cell. No box, or none with a cell of its own, is no positive cell.
+    Of a box what lies off the image covers nothing. No box, or none with a cell of its own, is no
+    positive cell. `cover` says which cells a box has:
+    official  all from that of its first corner to that of its last one, which is x1 itself and not
+              the pixel before, both truncated to whole px: as the reference draws it (facts,
+              gssd_reference 4.4). So a box that ends between two cells has one more, and less than
+              a cell above or left of the image truncates to the first one
+    touched   all of which it has a part: as `of_lesions` of the same box filled
     `border` "official" is the reference's slip: at the edge of the image a link over the opposite
     edge counts as one inside, which shows on lesions one cell thick there. "clean": no such links.
     """
-    first, last = jnp.split(jnp.trunc(jnp.trunc(boxes_xyxy) / stride), 2, axis=-1)
+    if cover not in ("official", "touched"):
+        raise ValueError(f"cover must be official or touched; got {cover!r}")
+    first, last = jnp.split(boxes_xyxy, 2, axis=-1)
+    if cover == "official":
+        first, last = (jnp.trunc(jnp.trunc(corner) / stride) for corner in (first, last))
+    else:
+        first, last = jnp.floor(first / stride), jnp.ceil(last / stride) - 1
 
     def covered(axis: int, length: int) -> Array:
         at = jnp.arange(length)
@@ -140,7 +151,8 @@ def decode(
     A box is the upright extent of its cells of `stride` px in an image of `size` px (departs: the
     reference draws the envelope of a rotated rectangle, metrics.envelope; of upright blocks it is
     the same). `extent` says where it ends:
-    official  at its last px, which the official evaluation takes for x1: a px short
+    official  at its last px, which the official evaluation takes for x1: a px short, but never
+              less than a px wide, as a last cell of one px would be
     cells     behind it
     Kept is what scores above `score_threshold`. As `components_of`, whose `count` tells whether
     `most` was enough.
@@ -157,7 +169,8 @@ def decode(
     # Where a side is no multiple of the stride the last cells reach beyond the image.
     boxes = jnp.minimum(lesions.cells_xyxy * stride, jnp.float32(size))
     if extent == "official":
-        boxes -= jnp.array([0.0, 0.0, 1.0, 1.0])
+        low, high = jnp.split(boxes, 2, axis=-1)
+        boxes = jnp.concatenate([low, jnp.maximum(high - 1, low + 1)], -1)
     labels = jnp.where(real, 0, -1).astype(jnp.int32)
     boxes = jnp.where(real[..., None], boxes, 0.0)
     return Detections(boxes, jnp.where(real, lesions.scores, 0.0), labels)

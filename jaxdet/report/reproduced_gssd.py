@@ -58,7 +58,22 @@ def _detectors(result: Mapping[str, Any]) -> list[str]:
         f"{of}, percent, protocol {result['protocol']}; mean +- SD over seeds (ddof"
         f" {result['ddof']})"
     )
-    return [head, *_stripped(tables.aligned([("", "seeds", *metrics), *lines]))]
+    return [head, *_stripped(tables.aligned([("", "seeds", *metrics), *lines])), *_full(result)]
+
+
+def _full(result: Mapping[str, Any]) -> list[str]:
+    """Rows of which some detections may have been left out, for there was no room."""
+    lines = []
+    for row in result["rows"]:
+        for one in row.get("seeds", ()):
+            told = one.get("full", {}).get("best", {})
+            if any(told.values()):
+                counts = " and ".join(f"{count} images of {split}" for split, count in told.items())
+                lines.append(
+                    f"{row['title']}, seed {one['seed']}: {counts} hold as many detections as fit "
+                    "(model.max_detections), less sure ones may be missing"
+                )
+    return lines
 
 
 def _livers(result: Mapping[str, Any]) -> list[str]:

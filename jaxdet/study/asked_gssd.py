@@ -99,6 +99,7 @@ def experiment(
         "image_size": study.data.image_size,
         "channels": study.data.channels,
         "gate_pool": study.scale.gate_pool,
+        "border": study.scale.border,
         "trunk_start": study.scale.trunk_start,
         "fuse_norm": study.scale.fuse_norm,
     }

@@ -13,12 +13,14 @@ the same call with resume goes on.
 """
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxdet import models
 from jaxdet import run as runs
 from jaxdet.config import Data, Experiment
 from jaxdet.data import sources
@@ -39,6 +41,7 @@ WEIGHTS = ("best", "latest")  # on val; at the end. The paper does not say which
 SPLITS = ("val", "test")
 # Protocols beside PROTOCOL: without its quirks, and with the one that PixelLink's evaluator adds
 BESIDE = ("fixed", f"{PROTOCOL}{SKIPPING}")
+OFFICIAL = ", official boxes"  # behind the name of a protocol that scored evaluate.boxes=official
 FIGURE = "figures/gssd-fig5.png"
 
 Say = Callable[[str], None]
@@ -85,10 +88,11 @@ def reproduce(
     (how each twin was made), ddof, versions, device, minutes (of this call alone), rows, figures.
     A row: name, key, title, registration, model, paper (percent by metric), state (trained, not
     trained, not built, or a registration that the scale leaves out), and where it is trained seeds
-    (a dict each: seed, epochs, and for best and latest the metrics) and for best and latest mean,
-    sd, n; under `beside` the same by other protocols. Our numbers are shares of 1. Of Table S2 they
-    are sensitivities (Eq. 6), seed by seed;
-    of Table II a row has dice, pairs and left_out.
+    (a dict each: seed, epochs, for best and latest the metrics, and under `full` the images of val
+    and test with as many detections as fit) and for best and latest mean, sd, n; under `beside` the
+    same by other protocols, and of models whose authors draw other boxes, by those. Our numbers are
+    shares of 1. Of Table S2 they are sensitivities (Eq. 6), seed by seed; of Table II a row has
+    dice, pairs and left_out.
 
     ValueError before any training: a table or row that is not there; `out` that holds something
     else, or is there without `resume`, or was made with other flags; a set that is not there and is
@@ -227,15 +231,17 @@ def _train(work: Work, rows: Sequence[Row]) -> None:
 
 
 def score(run: runs.Run) -> None:
-    """Scores a RUN by its best and its last weights on val and test, and writes that into it."""
-    for which in WEIGHTS:
-        for split in SPLITS:
-            chosen = dataclasses.replace(run.experiment.evaluate, split=split)
-            experiment = dataclasses.replace(run.experiment, evaluate=chosen)
-            scored = scoring.score_run(dataclasses.replace(run, experiment=experiment), which)
-            if parallel.process()[0] == 0:
-                scoring.write(run, _name(split, which), scored)
-            parallel.wait(f"{split} is scored by the {which} weights")
+    """Scores a RUN by its best and its last weights on val and test, and writes that into it.
+
+    Where its model's authors draw other boxes than the model does, those too.
+    """
+    for which, split, boxes in itertools.product(WEIGHTS, SPLITS, _boxes(run.experiment)):
+        chosen = dataclasses.replace(run.experiment.evaluate, split=split, boxes=boxes)
+        experiment = dataclasses.replace(run.experiment, evaluate=chosen)
+        scored = scoring.score_run(dataclasses.replace(run, experiment=experiment), which)
+        if parallel.process()[0] == 0:
+            scoring.write(run, _name(split, which, boxes), scored)
+        parallel.wait(f"{split} is scored by the {which} weights and {boxes} boxes")
 
 
 def found(work: Work, row: Row) -> list[dict[str, Any]]:
@@ -264,31 +270,46 @@ def _done(work: Work, row: Row, seed: int) -> dict[str, Any] | None:
         )
     scores: dict[str, Any] = {"seed": seed, "epochs": experiment.train.epochs}
     for which in WEIGHTS:
-        val, test = (_protocol_rows(run, split, which) for split in SPLITS)
-        if val is None or test is None:
-            return None
-        scores[which] = statistics.eight_metrics(val[PROTOCOL], test[PROTOCOL])
-        for other in (name for name in BESIDE if name in val):
-            beside = scores.setdefault("beside", {}).setdefault(other, {})
-            beside[which] = statistics.eight_metrics(val[other], test[other])
+        for boxes in _boxes(experiment):
+            val, test = (_scores(run, split, which, boxes) for split in SPLITS)
+            if val is None or test is None:
+                return None
+            by_protocol = _eight(val, test)
+            if boxes == "model":
+                scores[which] = by_protocol.pop(PROTOCOL)
+                full = {split: one["full"] for split, one in zip(SPLITS, (val, test), strict=True)}
+                scores.setdefault("full", {})[which] = full
+            for name, eight in by_protocol.items():
+                name += OFFICIAL if boxes == "official" else ""
+                scores.setdefault("beside", {}).setdefault(name, {})[which] = eight
     return scores
 
 
-def _protocol_rows(run: runs.Run, split: str, which: str) -> dict[str, Any] | None:
-    """AP at all overlaps by protocol, as `jaxdet evaluate` writes it; None: others were scored."""
-    file = run.path / "metrics" / f"{_name(split, which)}.json"
+def _boxes(experiment: Experiment) -> tuple[str, ...]:
+    """Which boxes are scored, words of evaluate.boxes."""
+    return ("model", "official") if models.draws_otherwise(experiment.model) else ("model",)
+
+
+def _scores(run: runs.Run, split: str, which: str, boxes: str) -> dict[str, Any] | None:
+    """What `jaxdet evaluate` writes of a split; None where there is nothing, or others' scores."""
+    file = run.path / "metrics" / f"{_name(split, which, boxes)}.json"
     if not file.exists():
         return None
     # `jaxdet evaluate` writes a file of this name too, perhaps of other data or later weights.
-    told = {**run.digests, "weights": which, "split": split, "other_data": False}
-    scores = kept.scores(file, told)
-    if scores is None:
-        return None
-    return {row["protocol"]: row for row in scores["protocols"]}
+    told = {"weights": which, "split": split, "boxes": boxes, "other_data": False}
+    return kept.scores(file, {**run.digests, **told})
 
 
-def _name(split: str, which: str) -> str:
-    return f"{split}_{PROTOCOL}" + ("" if which == "best" else f"_{which}")
+def _eight(val: Mapping[str, Any], test: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The eight metrics by each protocol of this study that was scored."""
+    rows = [{row["protocol"]: row for row in one["protocols"]} for one in (val, test)]
+    there = [name for name in (PROTOCOL, *BESIDE) if name in rows[0]]
+    return {name: statistics.eight_metrics(*(one[name] for one in rows)) for name in there}
+
+
+def _name(split: str, which: str, boxes: str = "model") -> str:
+    by_whom = "" if boxes == "model" else f"_{boxes}"
+    return f"{split}_{PROTOCOL}{by_whom}" + ("" if which == "best" else f"_{which}")
 
 
 def _state(work: Work, row: Row) -> str:
@@ -315,7 +336,11 @@ def _row(work: Work, row: Row, scores: Sequence[dict[str, Any]]) -> dict[str, An
         return head
     metrics = tuple(row.paper)
     several = {which: summarise([one[which] for one in scores], metrics) for which in WEIGHTS}
-    others = [name for name in BESIDE if all(name in one.get("beside", {}) for one in scores)]
+    others = [
+        name
+        for name in scores[0].get("beside", {})
+        if all(name in one.get("beside", {}) for one in scores)
+    ]
     beside = {
         name: {
             which: summarise([one["beside"][name][which] for one in scores], metrics)

@@ -61,7 +61,7 @@ PIXELLINK_PP = _row(
     "PixelLink++",
     "pixellink_pp",
 )
-# Rows of models that come with later files of models/: what their fields are is said there.
+# The RetinaNets come with a later file of models/; what their fields are is said there.
 RIVALS = (
     _row(
         EIGHT,

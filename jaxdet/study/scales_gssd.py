@@ -37,6 +37,7 @@ class Scale:
     # time
     per_slice: bool
     gate_pool: int | None = None  # the down-sample factor D of all attention; None: the model's own
+    border: Literal["official"] | None = None  # of PixelLink's and MSCR's links
     # Of VGG without normalisation in PixelLink and MSCR, and of PixelLink's fusion: None is what
     # the code has, by which a network begins to learn after hundreds of steps
     trunk_start: Literal["he"] | None = None
@@ -93,6 +94,7 @@ PAPER = Scale(
     input="official",
     kinds=("rigid", "affine", "nonrigid"),
     per_slice=True,
+    border="official",
     steps=60_000,
     cache="none",
 )
@@ -188,7 +190,7 @@ def train_of(scale: Scale, model: Any, images: int | None = None, seed: int = 0)
 def flags(scale: Scale) -> dict[str, Any]:
     """What of a scale decides numbers, as reproduce.json keeps it."""
     plain = ("width", "split", "fractions", "input", "per_slice", "steps")
-    plain += ("gate_pool", "trunk_start", "fuse_norm")
+    plain += ("gate_pool", "border", "trunk_start", "fuse_norm")
     return {
         **{name: to_json(getattr(scale, name)) for name in plain},
         **{
@@ -250,6 +252,7 @@ ROWS: dict[str, Callable[[Scale], str]] = {
     "input": lambda s: f"{SIDE_PX} px, {s.input}",
     "width": lambda s: f"{s.width:g}",
     "attention's factor D": lambda s: f"{s.gate_pool}" if s.gate_pool else "the model's own",
+    "links at the border": lambda s: s.border or "the model's own",
     "PixelLink's and MSCR's VGG starts by": lambda s: s.trunk_start or "the model's own",
     "PixelLink's fusion normalised by": lambda s: s.fuse_norm or "the model's own",
     "length": _length,

@@ -92,8 +92,8 @@ def answers_of(
 ) -> Iterator[tuple[Letterbox, tuple[np.ndarray, ...]]]:
     """What a mapped program answers to each image of this process's share, and the image's place.
 
-    `program(variables, images)` gives a tuple of arrays with a row an image. Where patches are
-    scored, images that are not square are refused, by name.
+    `program(variables, images)` gives a tree of arrays with a row an image; the leaves are taken.
+    Where patches are scored, images that are not square are refused, by name.
     """
     process, processes = parallel.process()
     share = Share(dataset, process, processes)
@@ -106,7 +106,7 @@ def answers_of(
             if square and place.height != place.width:
                 check_square(place, share[int(index)].name)
         answer = parallel.join(program(variables, parallel.split(batch.images)))
-        yield from zip(places, zip(*answer, strict=True), strict=False)
+        yield from zip(places, zip(*jax.tree.leaves(answer), strict=True), strict=False)
 
 
 def together(rows: list[Any], total: int) -> Any:

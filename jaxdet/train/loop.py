@@ -98,6 +98,8 @@ def check(
         raise ValueError(f"train has the classes {names}, val has {data['val'].class_names}")
     if (masks := models.wants_masks(model)) and not experiment.data.lesions:
         raise ValueError(f"{masks} wants the masks of lesions: set data.lesions=True")
+    if experiment.evaluate.boxes == "official":
+        models.official_decode(model)  # refuses a model that has none
     _check_crowding(experiment, data["train"])
     parallel.check_batch(experiment.train.batch_size, "train.batch_size")
     parallel.check_batch(experiment.evaluate.batch_size, "evaluate.batch_size")
@@ -116,8 +118,8 @@ def _check_images(experiment: Experiment) -> None:
     side = getattr(model, "image_size", experiment.data.image_size)
     if side != experiment.data.image_size:
         raise ValueError(
-            f"data.image_size is {experiment.data.image_size}, but this model's priors are for "
-            f"{side} px: set data.image_size or model.image_size to the other"
+            f"data.image_size is {experiment.data.image_size}, but this model is built for {side} "
+            "px: set data.image_size or model.image_size to the other"
         )
     if given == models.raw_channels(model):
         return

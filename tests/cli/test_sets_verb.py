@@ -129,5 +129,5 @@ def test_linked_pixels_learn_from_masks_and_are_scored_by_both_decodings(sets, t
 
 
 def test_official_boxes_are_of_pixellink():
-    with pytest.raises(ValueError, match="of PixelLink alone, not of yolov8n: set eval"):
+    with pytest.raises(ValueError, match="of PixelLink and MSCR, not of yolov8n: set eval"):
         models.official_decode(models.config("yolov8n"))

@@ -303,11 +303,31 @@ def test_detections_are_in_pixels_of_the_image():
     assert not found.scores[0, 2:].any() and not found.scores[1].any()
 
 
+def test_the_authors_draw_a_box_around_a_turned_rectangle():
+    """As the extent of the cells where a lesion lies straight; larger where it lies aslant."""
+    cfg = models.config("mscr", **NARROW, max_detections=4)
+    pixels = np.tile(np.float32([5, -5]), (16, 16, 1))
+    pixels[2:5, 3:7] = [-4, 4]
+    for k in range(6):  # a diagonal bar
+        pixels[8 + k, 8 + k : 10 + k] = [-1, 1]
+    links = np.tile(np.float32([-9, 9]), (16, 16, 8))
+    found = models.official_decode(cfg)((pixels, links, np.zeros((16, 16, 2), np.float32)))
+    ours = mscr.decode(mscr.Outputs(pixels[None], links[None], None), cfg=cfg)
+    np.testing.assert_array_equal(found.labels, [0, 0, -1, -1])
+    np.testing.assert_array_equal(found.boxes_xyxy[0], [12, 8, 27, 19])
+    np.testing.assert_array_equal(ours.boxes_xyxy[0, :2], [[12, 8, 27, 19], [32, 32, 59, 55]])
+    x0, y0, x1, y1 = found.boxes_xyxy[1]
+    assert x0 <= 32 and y0 <= 32 and x1 >= 59 and y1 >= 55
+    assert (x1 - x0) * (y1 - y0) > 27 * 23
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"channels": 10}, "multiple of the 4 phases; got 10"),
-        ({"phases": 0}, "multiple of the 0 phases; got 12"),
+        ({"channels": 0}, "multiple of the 4 phases; got 0"),
+        ({"phases": 0}, "model.phases wants 1 or more; got 0"),
+        ({"link_threshold": -1.0}, r"model.link_threshold is a probability in \[0, 1\]; got -1"),
         ({"width": 0.0}, "model.width wants more than 0"),
         ({"num_classes": 2}, "model.num_classes wants 1; got 2"),
         ({"segmentation_classes": 1}, "none and lesion, or more; got 1"),

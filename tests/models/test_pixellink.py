@@ -15,6 +15,7 @@ from jaxdet.bridge import infer, torch_names
 from jaxdet.losses import link
 from jaxdet.models import pixellink
 from jaxdet.ops import links
+from jaxdet.ops.components import NEIGHBOURS
 from jaxdet.types import Batch
 
 # Case of the reference: model, fields, parameters, and where they are known the sums of its answers
@@ -55,6 +56,9 @@ CASES = {
 SHIPPED = ("pixellink_base", "pixellink", "pixellinkpp")
 COUNTS = [(row[2], row[0], row[1]) for row in CASES.values()] + [
     (6_814_110, "pixellink_g", {"fuse_norm": "batch"}),
+    # ZJU's, which have no convolutions behind the sums: of 2 and of 16 scores
+    (20_525_448 + 6 + 272, "pixellink", {"channels": 3, "phases": 1}),
+    (20_527_770 + 6 + 272, "pixellink", {"channels": 3, "phases": 1, "version": "2s"}),
     (9_519_250, "pixellink_pp", {"interphase": "per_phase"}),
 ]
 NARROW = {"width": 1 / 8}
@@ -296,7 +300,8 @@ def ties_of(out, batch):
 
 # Gradients that are further than 1e-3 from the golden's, and why. By our code in float64 (an
 # extract lies in tests/golden) the reference rounds: a ReLU's input over zero in one of conv6's
-# 1,024 channels, and sums of 1e-3 and less that cancel. Those are compared with that.
+# 1,024 channels, and sums of 1e-3 and less that cancel. Those are compared with that, and with the
+# golden to 5e-3.
 FLOAT64 = np.load(pathlib.Path(__file__).parents[1] / "golden/pixellink_float64.npz")
 # In one channel of conv4_2 the ReLU is ours.
 OURS = {("pixellink", "conv4_2.bias"): 2e-3}
@@ -324,8 +329,11 @@ def test_a_training_step_equals_the_golden(shared, recipe, weights, case):
 
     grads, (losses, out, changed) = step(variables["params"], variables.get("batch_stats", {}))
     with_ties = float(losses["total"])
-    alone = with_ties - ties_of(out, batch)  # another number in pixellinkpp_wo_sa_fusion only
-    assert any(one == pytest.approx(total, rel=1e-5) for one in (with_ties, alone))
+    if case == "pixellinkpp_wo_sa_fusion":  # the one with ties at the last negative cell
+        ties = ties_of(out, batch)
+        assert ties > 1e-4
+        with_ties -= ties
+    assert with_ties == pytest.approx(total, rel=1e-5)
     if not wanted:
         return
     parts = wanted["train/loss_parts"]
@@ -338,6 +346,7 @@ def test_a_training_step_equals_the_golden(shared, recipe, weights, case):
         tensor = key.removeprefix("train/grad/")
         full, want = theirs[tensor].ravel(), wanted[key].ravel()
         if f"{case}/{tensor}" in FLOAT64:
+            np.testing.assert_allclose(full, want, rtol=0, atol=5e-3 * np.abs(want).max())
             want = FLOAT64[f"{case}/{tensor}"].ravel()
         if tensor.endswith("phi.bias"):  # a softmax takes it out: its true value is 0
             assert np.abs(full).max() < 1e-9 and np.abs(want).max() < 1e-9, tensor
@@ -377,6 +386,12 @@ def narrow(**fields):
         ({"width": 1 / 16, "interphase": "grouped"}, "model.width wants a multiple of 0.125,"),
         ({"width": 1 / 8, "interphase": "grouped", "version": "2s"}, "a multiple of 0.25,"),
         ({"image_size": 16}, "32 px or more; got 16"),
+        ({"pixel_threshold": 80.0}, r"model.pixel_threshold is a probability in \[0, 1\]; got 80"),
+        ({"link_threshold": -0.1}, "model.link_threshold is a probability"),
+        ({"score_threshold": float("nan")}, "model.score_threshold is a probability"),
+        ({"min_cells": 0}, "model.min_cells wants 1 or more; got 0"),
+        ({"max_detections": 0}, "model.max_detections wants 1 or more; got 0"),
+        ({"neg_ratio": -1.0}, "model.neg_ratio wants 0 or more; got -1"),
     ],
 )
 def test_configs_that_cannot_be_are_refused(fields, words):
@@ -424,6 +439,34 @@ def test_boxes_stay_in_an_image_that_cells_overhang():
     _, detector = narrow(image_size=61)
     found = detector.decode(outputs(16, [(14, 14, 16, 16)]))
     np.testing.assert_array_equal(found.boxes_xyxy[0, 0], [56, 56, 60, 60])
+    found = detector.decode(outputs(16, [(15, 15, 16, 16)]))  # a cell of one px
+    np.testing.assert_array_equal(found.boxes_xyxy[0, 0], [60, 60, 61, 61])
+
+
+def test_every_parameter_learns():
+    """The quick part of the contract, which is slow: of PixelLink++ and of plain PixelLink."""
+    boxes, labels = np.float32([[[8, 12, 30, 40]]] * 2), np.zeros((2, 1), np.int32)
+    for name, fields in (("pixellink_pp", {}), ("pixellink", {})):
+        detector = models.build(name, **NARROW, image_size=64, trunk_start="he", **fields)
+        images = np.random.default_rng(0).uniform(size=(2, 64, 64, 12)).astype(np.float32)
+        batch = Batch(images, boxes, labels, np.arange(2))
+        shapes = jax.eval_shape(detector.module.init, jax.random.key(0), images)
+        rng = np.random.default_rng(1)
+        variables = jax.tree.map(lambda a, r=rng: 0.1 * r.standard_normal(a.shape, "f"), shapes)
+
+        def total(params, rest, detector=detector, batch=batch):
+            out, _ = detector.module.apply(
+                {**rest, "params": params}, batch.images, train=True, mutable=["batch_stats"]
+            )
+            return detector.loss(out, batch)["total"]
+
+        params, rest = variables["params"], {"batch_stats": variables.get("batch_stats", {})}
+        quick = {"xla_backend_optimization_level": 0}
+        grads = jax.jit(jax.grad(total), compiler_options=quick)(params, rest)
+        for path, grad in jax.tree_util.tree_leaves_with_path(jax.device_get(grads)):
+            assert np.isfinite(grad).all(), path
+            # Of a key's bias a softmax takes the effect out.
+            assert grad.any() or "phi" in str(path), path
 
 
 def test_perfect_answers_lose_nothing_and_find_the_boxes():
@@ -436,7 +479,7 @@ def test_perfect_answers_lose_nothing_and_find_the_boxes():
     out = outputs(16, [(3, 2, 6, 7), (10, 10, 14, 16)])
     links = np.array(out.link_logits)
     for y0, x0, y1, x1 in [(3, 2, 6, 7), (10, 10, 14, 16)]:
-        for k, (dy, dx) in enumerate(pixellink.links.NEIGHBOURS):
+        for k, (dy, dx) in enumerate(NEIGHBOURS):
             y, x = np.mgrid[y0:y1, x0:x1]
             inside = (y + dy >= y0) & (y + dy < y1) & (x + dx >= x0) & (x + dx < x1)
             links[0, y0:y1, x0:x1, 2 * k] = np.where(inside, -6, 6)

@@ -17,7 +17,7 @@ TRUTHS = {
     "pl_target_overlap": ([[0.2, 0.2, 0.5, 0.5], [0.4, 0.4, 0.7, 0.6], [0.9, 0.0, 1.0, 0.1]],),
 }
 STATIC = ("shape", "stride", "border")
-of_boxes = jax.jit(links.of_boxes, static_argnames=STATIC)
+of_boxes = jax.jit(links.of_boxes, static_argnames=(*STATIC, "cover"))
 of_lesions = jax.jit(links.of_lesions, static_argnames=STATIC)
 SHARED = ("most", "pixel_threshold", "link_threshold", "min_cells")
 KNOBS = ("stride", "size", "score_threshold", "extent", *SHARED)
@@ -135,6 +135,45 @@ def test_boxes_of_one_cell_that_touch_are_two():
     np.testing.assert_array_equal(told.weight[0, 1, 1:3], [1, 1])
 
 
+@pytest.mark.parametrize(
+    ("middle", "official"),
+    [(8, [[4, 8, 8, 12], [12, 8, 16, 12]]), (6, [[8, 8, 12, 12]])],
+    ids=["between two cells", "within a cell"],
+)
+def test_boxes_that_touch(middle, official):
+    """x1 of one is x0 of the other. What both cover is nobody's, by the reference's raster more."""
+    boxes, labels = padded([[[4, 8, middle, 11], [middle, 8, 2 * middle - 4, 11]]])
+    found = {}
+    for cover in ("official", "touched"):
+        told = of_boxes(boxes, labels, shape=(12, 12), stride=4, border="clean", cover=cover)
+        boxes_found = said_and_found(told.positive[0], told.links[0])
+        found[cover] = boxes_found.boxes_xyxy[np.asarray(boxes_found.labels) == 0].tolist()
+        assert np.isfinite(np.asarray(told.weight)).all()
+    assert found["official"] == official
+    # Within a cell the two share it, and it is all that they have.
+    assert found["touched"] == ([[4, 8, 8, 12], [8, 8, 12, 12]] if middle == 8 else [])
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((9, 9), 4), ((6, 11), 2)])
+def test_touched_cells_are_those_of_the_box_as_a_mask(shape, stride):
+    rng = np.random.default_rng(stride)
+    side = min(shape) * stride
+    low = rng.integers(0, side - 2, (40, 3, 2))
+    boxes = np.minimum(np.concatenate([low, low + rng.integers(1, 16, (40, 3, 2))], -1), side)
+    lesions = np.zeros((40, side, side), np.uint8)
+    free = np.ones((40, 3), bool)
+    for image, rows, whose in zip(lesions, boxes, free, strict=True):
+        for i, (x0, y0, x1, y1) in enumerate(rows):
+            whose[i] = not image[y0:y1, x0:x1].any()  # a pixel has one owner
+            image[y0:y1, x0:x1] = i + 1 if whose[i] else image[y0:y1, x0:x1]
+    labels = np.where(free, 0, -1)
+    told = {"shape": shape, "stride": stride, "border": "clean"}
+    check_same(
+        of_boxes(boxes.astype(np.float32), labels, cover="touched", **told),
+        of_lesions(lesions, **told),
+    )
+
+
 def test_every_lesion_weighs_the_same():
     boxes = [[0, 0, 11, 11], [20, 0, 20, 0], [0, 20, 39, 39], [8, 8, 20, 20], [9, 9, 10, 10]]
     told = of_boxes(*padded([boxes], rows=9), shape=(10, 10), stride=4)
@@ -191,6 +230,11 @@ def test_a_mask_of_boxes_is_the_boxes():
     check_same(
         of_boxes(boxes, labels, shape=(6, 6), stride=4), of_lesions(lesions, shape=(6, 6), stride=4)
     )
+
+
+def test_an_unknown_cover():
+    with pytest.raises(Exception, match="cover"):
+        links.of_boxes(*padded([[]]), shape=(3, 3), stride=4, cover="wrong")
 
 
 def test_an_unknown_border():

@@ -100,12 +100,18 @@ def scored(run):
             values = np.random.default_rng(list(key.encode())).uniform(0.2, 0.9, 6)
             row = dict(zip(kept.OVERLAPS, values.tolist(), strict=True))
             told = {"weights": which, "split": split, "other_data": False, "audit": AUDIT}
+            told |= {"boxes": "model", "full": 2 if key.startswith("ssd seed_1 best val") else 0}
             told |= {"images": 2, "truths": 2, "threshold": 0.5, "protocol": "l0sg"}
             told |= dict.fromkeys(kept.METRICS, 0.5)
             half = {overlap: value / 2 for overlap, value in row.items()}
             told["protocols"] = [{"protocol": "coco"}, {"protocol": "l0sg", **row}]
             told["protocols"].append({"protocol": "fixed", **half})
             run.write_metrics(study._name(split, which), told)
+            if models.draws_otherwise(run.experiment.model):
+                third = {overlap: value / 3 for overlap, value in row.items()}
+                told["protocols"] = [{"protocol": "l0sg", **third}]
+                told["boxes"] = "official"
+                run.write_metrics(study._name(split, which, "official"), told)
 
 
 PLAIN = loop.train, study.score
@@ -116,6 +122,7 @@ def quick(patch):
     toy.enlist(patch.setitem)
     patch.setattr(loop, "train", trained)
     patch.setattr(study, "score", scored)
+    patch.setattr(models, "draws_otherwise", lambda cfg: cfg.width == 6)  # the row gssd
     patch.setattr(scales_gssd, "SIDE_PX", 16)
     patch.setitem(scales_gssd.SCALES, "tiny", SCALE)
     patch.setitem(papers_gssd.TABLES, "gssd-table1", TOYS)
@@ -177,7 +184,17 @@ def test_the_table_holds_the_paper_beside_ours(straight):
             assert row[which]["sd"]["test IoU50"] == pytest.approx(np.std(values, ddof=1))
             fixed = row["beside"]["fixed"][which]["mean"]  # half of it in these files
             assert fixed["test IoU50"] == pytest.approx(np.mean(values) / 2)
-        assert set(row["beside"]) == {"fixed"}
+        for which in study.WEIGHTS:
+            values = {
+                kind: told[which]["mean"]["val IoU30"] for kind, told in row["beside"].items()
+            }
+            wanted = {"fixed": row[which]["mean"]["val IoU30"] / 2}
+            if name == "gssd":
+                wanted["l0sg, official boxes"] = row[which]["mean"]["val IoU30"] / 3
+            assert values == pytest.approx(wanted)
+    full = [one["full"] for name in ("ssd", "gssd") for one in rows[name]["seeds"]]
+    assert [one["best"]["val"] for one in full] == [0, 2, 0, 0]
+    assert all(one["best"]["test"] == 0 for one in full)
 
 
 def test_the_text_of_the_table(straight):
@@ -192,6 +209,9 @@ def test_the_text_of_the_table(straight):
     assert lines[place + 3].startswith("  last") and "fixed" not in lines[place + 3]
     assert lines[place + 4].startswith("  best on val, fixed")
     assert lines[place + 5].startswith("  last, fixed")
+    assert lines[place + 6].startswith("  best on val, l0sg, official boxes")
+    (told,) = (line for line in lines if "as many detections as fit" in line)
+    assert told.startswith("SSD, seed 1: 2 images of val and 0 images of test hold")
 
 
 def test_going_on_trains_nothing_anew_and_more_seeds_join(straight, sets, tmp_path, monkeypatch):
@@ -424,7 +444,10 @@ def test_every_row_that_is_built_has_an_experiment(table, tmp_path, monkeypatch)
     assert abs(pp.train.epochs * np.ceil(3672 / 32) - 60_000) < 60
     assert (pp.data.split, pp.data.input, pp.evaluate.protocol) == ("official", "official", "l0sg")
     if table == "gssd-table1":
-        assert set(made) >= {"ssd", "gssd", "gssd_portal", "gssd_pp"}
+        linked = {"pixellink", "pixellink_g", "pixellink_pp", "mscr"}
+        assert set(made) >= {"ssd", "gssd", "gssd_portal", "gssd_pp", *linked}
+        assert all(made[name].model.border == "official" for name in linked)
+        assert all(made[name].model.trunk_start == "xavier" for name in linked)
         assert made["gssd_portal"].data.phases == ("portal",) * 4
         assert made["gssd_portal"].model == made["gssd"].model
         assert made["gssd"].train.lr_factors == ()

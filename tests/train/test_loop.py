@@ -435,7 +435,7 @@ def test_a_model_of_one_image_size_refuses_another():
     experiment = Experiment(
         model=models.config("gssd"), data=Data(image_size=320, channels=12, source="coco")
     )
-    with pytest.raises(ValueError, match=r"data.image_size is 320.*priors are for 300 px"):
+    with pytest.raises(ValueError, match=r"data.image_size is 320.*is built for 300 px"):
         loop._check_images(experiment)
     phases = dataclasses.replace(experiment.data, image_size=300, channels=9)
     with pytest.raises(ValueError, match=r"model.channels is 12 but data.channels is 9"):
