@@ -138,7 +138,8 @@ def pixellink(cfg: Any) -> tuple[Row, ...]:
     """The names of PixelLink or PixelLink++ with these fields (facts, gssd_reference 4.2)."""
     if cfg.version != "4s":
         raise ValueError(
-            f"official weights of PixelLink are of version 4s; got model.version {cfg.version!r}"
+            f"official weights of PixelLink are of version 4s; got model.version {cfg.version!r}. "
+            "Set model.version=4s; a RUN of 2s can be exported as stablehlo"
         )
     names = [f"conv{i}_{j}" for i, depth in vgg.DEPTHS.items() for j in range(1, depth + 1)]
     trunk: list[Row] = [(f"{name}/conv", name, "conv") for name in (*names, "conv6", "conv7")]

@@ -109,7 +109,10 @@ def _shapes(cfg: Any) -> dict[str, Any]:
 def _entries(name: str, fields: Mapping[str, Any]) -> list[Entry]:
     """The table of `name` spelled out for its variables. One without a row is an error."""
     if name not in TABLES:
-        raise ValueError(f"no PyTorch names are known for {name!r}; known: {', '.join(TABLES)}")
+        raise ValueError(
+            f"no PyTorch names are known for {name!r}; known: {', '.join(TABLES)}. A RUN of "
+            "another model can be exported as stablehlo"
+        )
     cfg, table = models.config(name, **fields), TABLES[name]
     leaves = _shapes(cfg)
     rows = table(cfg) if callable(table) else table

@@ -231,6 +231,7 @@ def main() -> None:
         "load_average": load,  # of the minute before; above 0.3 a core the times say too much
         "date": datetime.date.today().isoformat(),
         "seed": SEED,
+        "turns": {"repeats": args.repeats, "calls": CALLS, "slow": args.slow},
         "wanted": {"python / jaxdet": WANTED},
         "versions": {"python": platform.python_version()}
         | {module.__name__: module.__version__ for module in (jax, np, cv2)},
