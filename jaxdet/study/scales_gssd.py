@@ -145,7 +145,7 @@ TINY = Scale(
     trunk_start="he",
     fuse_norm="batch",
     kind="multiphase_demo",
-    minutes={"gssd": 13, "gssd_pp": 24},
+    minutes={"gssd": 13, "gssd_pp": 24, "pixellink_pp": 13, "mscr": 23},
     on="AMD EPYC, 2 cores, beside other jobs",
 )
 SCALES: dict[Name, Scale] = {"tiny": TINY, "small": SMALL, "paper": PAPER}
@@ -268,4 +268,6 @@ ROWS: dict[str, Callable[[Scale], str]] = {
     "registered": lambda s: "slice by slice" if s.per_slice else "by the central slice",
     "minutes, gssd": _minutes("gssd"),
     "minutes, gssd_pp": _minutes("gssd_pp"),
+    "minutes, pixellink_pp": _minutes("pixellink_pp"),
+    "minutes, mscr": _minutes("mscr"),
 }

@@ -567,14 +567,11 @@ def test_he_keeps_the_scale_that_xavier_loses_in_the_trunk():
     assert left["xavier"] < 1e-4 < 0.1 < left["he"] < 10
 
 
-@pytest.mark.slow  # compiles a training step
-@pytest.mark.parametrize("fields", [{"version": "2s"}, {"version": "2s", "align_at": "conv2_2"}])
-def test_2s_learns(fields):
-    # As the code starts them, networks of this kind stay where they are for hundreds of steps.
-    cfg, detector = narrow(gate_pool=4, trunk_start="he", fuse_norm="batch", **fields)
+def learned(detector):
+    """Losses of 60 steps on two slices with a bright box in each."""
     rng = np.random.default_rng(0)
     boxes = np.float32([[[10, 12, 30, 28]], [[40, 36, 56, 60]]])
-    images = rng.uniform(0, 0.3, (2, 64, 64, cfg.channels)).astype(np.float32)
+    images = rng.uniform(0, 0.3, (2, 64, 64, 12)).astype(np.float32)
     for image, (x0, y0, x1, y1) in zip(images, boxes[:, 0].astype(int), strict=True):
         image[y0:y1, x0:x1] += 0.5
     batch = Batch(images, boxes, np.zeros((2, 1), np.int32), np.arange(2, dtype=np.int32))
@@ -596,4 +593,23 @@ def test_2s_learns(fields):
     for _ in range(60):
         variables, loss = step(variables)
         losses.append(float(loss))
+    return losses
+
+
+STARTED = {"trunk_start": "he", "fuse_norm": "batch"}
+
+
+@pytest.mark.slow  # compiles a training step
+@pytest.mark.parametrize("fields", [{"version": "2s"}, {"version": "2s", "align_at": "conv2_2"}])
+def test_2s_learns(fields):
+    losses = learned(narrow(gate_pool=4, **STARTED, **fields)[1])
     assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.slow  # compiles two training steps
+def test_a_start_by_he_and_a_normalised_fusion_learn_sooner():
+    """What docs/reproduce.md says of it: from 2.8 to 2.5 as the code starts, from 10.8 to 0.4."""
+    kind = {**NARROW, "image_size": 64}
+    plain = learned(models.build("pixellink_g", **kind))
+    sooner = learned(models.build("pixellink_g", **kind, **STARTED))
+    assert plain[-1] > 2 and sooner[-1] < 1

@@ -477,6 +477,21 @@ def test_every_row_that_is_built_has_an_experiment(table, tmp_path, monkeypatch)
     assert papers_gssd.TABLE3[0].paper == dict(zip(FOUR, (52.90, 65.20, 67.87, 77.22), strict=True))
 
 
+@pytest.mark.parametrize("scale", ["tiny", "small"])
+def test_what_a_scale_says_reaches_the_models_that_have_it(scale, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    one = asking.study(Asked("gssd-table1", scale), tmp_path)
+    rows = [row for row in papers_gssd.TABLE1 if asking.is_built(row)]
+    made = {row.name: asking.experiment(one, row, 0, classes=1).model for row in rows}
+    assert all(model.width == one.scale.width for model in made.values())
+    linked = ("pixellink", "pixellink_g", "pixellink_pp", "mscr")
+    assert {made[name].trunk_start for name in linked} == {"he"}
+    assert {made[name].border for name in linked} == {"clean"}
+    assert {made[name].fuse_norm for name in linked[:3]} == {"batch"}
+    assert made["pixellink_pp"].gate_pool == {"tiny": 4, "small": 2}[scale]
+    assert made["gssd_pp"].gate_pool == {"tiny": 4, "small": 1}[scale]
+
+
 def test_a_summary_leaves_out_what_is_not_known():
     told = study.summarise([{"a": 0.5, "b": None}, {"a": 0.7, "b": None}], ("a", "b"))
     assert told["mean"] == {"a": pytest.approx(0.6), "b": None}
