@@ -280,7 +280,7 @@ def test_official_pixellink_weights_are_imported_and_predict(model, tmp_path):
     assert run.experiment.data.image_size == 64 and run.class_names == ("lesion",)
     jax.tree.map(np.testing.assert_array_equal, run.weights(), variables)
     # A score threshold is a field of theirs too, so that predict may ask for surer lesions.
-    found = run.predictor(2.0)(run.all_weights(), np.zeros((1, 64, 64, 12), np.float32))
+    found = run.predictor(1.0)(run.all_weights(), np.zeros((1, 64, 64, 12), np.float32))
     assert (np.asarray(found.labels) == -1).all()
 
 
