@@ -19,7 +19,7 @@ from jaxdet.study.scales_gssd import PAPER, PROTOCOL, data, train_of
 
 def experiment() -> Experiment:
     """PixelLink++; phases stay in the order of the set, which is not that of the files."""
-    model = models.config("pixellink_pp", border="official")
+    model = models.config("pixellink_pp", border="official", score="pixels")
     train = train_of(PAPER, model)
     return Experiment(
         model=model,

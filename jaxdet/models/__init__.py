@@ -159,6 +159,18 @@ def official_decode(cfg: Any) -> Callable[[Any], Detections]:
     return functools.partial(_file(cfg).decode_officially, cfg=cfg)
 
 
+def counter(cfg: Any) -> Callable[[Any, Array], Array] | None:
+    """(variables, images) -> how many lesions each image has, beyond `max_detections` too.
+
+    None for a Config whose file has no `count`: one that ranks anchors has no such number.
+    """
+    count = getattr(_file(cfg), "count", None)
+    if count is None:
+        return None
+    module = from_config(cfg).module
+    return lambda variables, images: count(module.apply(variables, images), cfg=cfg)
+
+
 def wants_masks(cfg: Any) -> str:
     """The field by which a Config learns from masks of lesions, in words; "" where none does."""
     fields = {"truth": "box", "segmentation": "none"}

@@ -65,7 +65,7 @@ def targets(batch: Batch, cells: tuple[int, int], stride: int, cfg: Any) -> link
 
 
 def decode(pixel_logits: Array, link_logits: Array, stride: int, cfg: Any) -> Detections:
-    """The surest components, in px: the extent of their cells, scored by their mean probability."""
+    """The surest components, in px: the extent of their cells, scored as `cfg.score` says."""
     return links.decode(
         pixel_logits,
         link_logits,
@@ -77,14 +77,27 @@ def decode(pixel_logits: Array, link_logits: Array, stride: int, cfg: Any) -> De
         score_threshold=cfg.score_threshold,
         min_cells=cfg.min_cells,
         extent=cfg.extent,
+        score=cfg.score,
     )
+
+
+def count(out: Any, *, cfg: Any) -> Array:
+    """How many lesions each image has, int [B]: those too for which `decode` has no room."""
+    lesions = links.components_of(
+        *out[:2],
+        most=1,
+        pixel_threshold=cfg.pixel_threshold,
+        link_threshold=cfg.link_threshold,
+        min_cells=cfg.min_cells,
+    )
+    return lesions.count
 
 
 def decode_officially(out: tuple[np.ndarray, ...], *, cfg: Any) -> Detections:
     """`decode` of one image as PixelLink's and MSCR's code does it, on the host: metrics.envelope.
 
-    `min_cells` and `extent` are not asked: that code has its own least sizes, and ends boxes at
-    their last px.
+    `min_cells`, `extent` and `score` are not asked: that code has its own least sizes, ends boxes
+    at their last px, and scores by pixels.
     """
     found = official_boxes(
         *out[:2],

@@ -31,9 +31,10 @@ from jaxdet.models.detector import Detector
 from jaxdet.nn import pool, vgg
 from jaxdet.nn.grouped import FLOAT32, Conv, scaled
 from jaxdet.ops import images, resample
-from jaxdet.ops.links import Border, Cover, Extent
+from jaxdet.ops.links import Border, Cover, Extent, Score
 from jaxdet.types import Array, Batch, Detections
 
+PREDICT = {"extent": "cells"}  # boxes for users end behind their last px, as all others do
 SOURCES = ("conv3_3", "conv4_3", "conv5_3", "conv7")  # the levels that have scores, finest first
 STRIDE = 4  # px of a cell
 PIXEL, LINK, MAP = 2, 16, 32  # scores of a cell: no, yes; the same of 8 neighbours; before the map
@@ -41,9 +42,11 @@ PIXEL, LINK, MAP = 2, 16, 32  # scores of a cell: no, yes; the same of 8 neighbo
 
 @config
 class Config:
-    """Defaults are the public code's, for the size and the phases of GSSD++'s Table I.
+    """The network is the public code's, for the size and the phases of GSSD++'s Table I.
 
-    That table does not say whether its MSCR saw masks. Without the segmentation it needs none.
+    What is told, and how it is decoded, is as in `pixellink`, and departs from that code where a
+    comment says so. That table does not say whether its MSCR saw masks. Without the segmentation it
+    needs none.
     """
 
     image_size: int = 300  # px, square; 512 in the public code
@@ -66,7 +69,8 @@ class Config:
     # decode
     pixel_threshold: float = 0.2  # the public code's test: .8 and .8
     link_threshold: float = 0.8
-    score_threshold: float = 0.0  # of a lesion: the mean of its cells
+    score: Score = "cells"  # of a lesion: the mean of its cells. pixels: as the code, see ops.links
+    score_threshold: float = 0.0
     min_cells: int = 1  # smaller components are none
     extent: Extent = "official"  # cells: a px more on the right and below
     max_detections: int = 100
@@ -273,11 +277,11 @@ def segmentation(
 
 
 def decode(out: Outputs, *, cfg: Config) -> Detections:
-    """The surest components, in px: the extent of their cells, scored by their mean probability."""
+    """The surest components, in px: the extent of their cells, scored as `cfg.score` says."""
     return linked.decode(*out[:2], STRIDE, cfg)
 
 
-decode_officially = linked.decode_officially
+count, decode_officially = linked.count, linked.decode_officially
 
 
 def build(cfg: Config) -> Detector:

@@ -32,7 +32,7 @@ from jaxdet.nn.align import ALIGN
 from jaxdet.nn.fuse import FUSE
 from jaxdet.nn.grouped import Conv, Grouping, scaled
 from jaxdet.ops import images, resample
-from jaxdet.ops.links import Border, Cover, Extent
+from jaxdet.ops.links import Border, Cover, Extent, Score
 from jaxdet.types import Array, Batch, Detections
 
 # How the official weights want their images (facts, gssd_reference 6); phases in their own order.
@@ -43,6 +43,7 @@ OFFICIAL_DATA = {
     "input": "official",
 }
 SKIPS_EMPTY_IMAGES = True  # of its evaluator: facts, gssd_reference 8.1
+PREDICT = {"extent": "cells"}  # boxes for users end behind their last px, as all others do
 SOURCES = {  # the levels that have scores, finest first
     "4s": ("conv3_3", "conv4_3", "conv5_3", "conv7"),
     "2s": ("conv2_2", "conv3_3", "conv4_3", "conv5_3", "conv7"),
@@ -54,7 +55,7 @@ Level = Literal["conv2_2", "conv3_3", "conv4_3", "conv5_3", "conv7"]
 
 @config
 class Config:
-    """Defaults are the official PixelLink++, but for `border` (departs).
+    """Defaults are the official PixelLink++, but for `border` and `score` (departs).
 
     Each field is a row of a table, or a question.
     """
@@ -95,7 +96,8 @@ class Config:
     # decode
     pixel_threshold: float = 0.2
     link_threshold: float = 0.8
-    score_threshold: float = 0.0  # of a lesion: the mean of its cells
+    score: Score = "cells"  # of a lesion: the mean of its cells. pixels: as the code, see ops.links
+    score_threshold: float = 0.0
     min_cells: int = 1  # smaller components are none
     extent: Extent = "official"  # cells: a px more on the right and below
     max_detections: int = 100
@@ -236,11 +238,11 @@ def loss(out: Outputs, batch: Batch, *, cfg: Config) -> dict[str, Array]:
 
 
 def decode(out: Outputs, *, cfg: Config) -> Detections:
-    """The surest components, in px: the extent of their cells, scored by their mean probability."""
+    """The surest components, in px: the extent of their cells, scored as `cfg.score` says."""
     return linked.decode(*out, STRIDES[cfg.version], cfg)
 
 
-decode_officially = linked.decode_officially
+count, decode_officially = linked.count, linked.decode_officially
 
 
 def aligned(cfg: Config) -> tuple[int, float, float]:

@@ -26,6 +26,8 @@ def ap_table(summary: Mapping[str, Any]) -> str:
     told = faults(summary.get("faults", {}))
     if summary.get("full"):
         told += f"; {summary['full']} images hold as many detections as fit: model.max_detections"
+    if summary.get("left_out"):
+        told += f", {summary['left_out']} more were found"
     return "\n".join([f"AP, protocol {summary['protocol']}{score}{told}", *lines])
 
 

@@ -100,6 +100,7 @@ def experiment(
         "channels": study.data.channels,
         "gate_pool": study.scale.gate_pool,
         "border": study.scale.border,
+        "score": study.scale.score,
         "trunk_start": study.scale.trunk_start,
         "fuse_norm": study.scale.fuse_norm,
     }

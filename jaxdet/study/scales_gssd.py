@@ -38,6 +38,7 @@ class Scale:
     per_slice: bool
     gate_pool: int | None = None  # the down-sample factor D of all attention; None: the model's own
     border: Literal["official"] | None = None  # of PixelLink's and MSCR's links
+    score: Literal["pixels"] | None = None  # over what they average; None: the model's own
     # Of VGG without normalisation in PixelLink and MSCR, and of PixelLink's fusion: None is what
     # the code has, by which a network begins to learn after hundreds of steps
     trunk_start: Literal["he"] | None = None
@@ -95,6 +96,7 @@ PAPER = Scale(
     kinds=("rigid", "affine", "nonrigid"),
     per_slice=True,
     border="official",
+    score="pixels",
     steps=60_000,
     cache="none",
 )
@@ -190,7 +192,7 @@ def train_of(scale: Scale, model: Any, images: int | None = None, seed: int = 0)
 def flags(scale: Scale) -> dict[str, Any]:
     """What of a scale decides numbers, as reproduce.json keeps it."""
     plain = ("width", "split", "fractions", "input", "per_slice", "steps")
-    plain += ("gate_pool", "border", "trunk_start", "fuse_norm")
+    plain += ("gate_pool", "border", "score", "trunk_start", "fuse_norm")
     return {
         **{name: to_json(getattr(scale, name)) for name in plain},
         **{
@@ -253,6 +255,7 @@ ROWS: dict[str, Callable[[Scale], str]] = {
     "width": lambda s: f"{s.width:g}",
     "attention's factor D": lambda s: f"{s.gate_pool}" if s.gate_pool else "the model's own",
     "links at the border": lambda s: s.border or "the model's own",
+    "PixelLink and MSCR score by": lambda s: s.score or "the model's own",
     "PixelLink's and MSCR's VGG starts by": lambda s: s.trunk_start or "the model's own",
     "PixelLink's fusion normalised by": lambda s: s.fuse_norm or "the model's own",
     "length": _length,

@@ -140,6 +140,21 @@ def full(found: Detections) -> int:
     return int((found.labels >= 0).all(axis=1).sum())
 
 
+def left_out(variables: Any, dataset: Dataset, experiment: Experiment) -> int | None:
+    """Lesions for which max_detections had no room; None for a model that cannot count them.
+
+    Another pass over the dataset: worth it where an image is `full`.
+    """
+    count = models.counter(experiment.model)
+    if count is None:
+        return None
+    room = experiment.model.max_detections
+    told = {"title": "count", "progress": True}
+    answers = answers_of(parallel.map_detect(count), variables, dataset, experiment, **told)
+    (counts,) = together([numbers for _, numbers in answers], len(dataset))
+    return int(np.maximum(counts - room, 0).sum())
+
+
 def found_in(
     detect: Callable, variables: Any, dataset: Dataset, experiment: Experiment, *, progress: bool
 ) -> Detections:
@@ -232,6 +247,7 @@ def score_run(
         split=dataset.split,
         faults=dataset.faults,
         full=full(found),
+        left_out=left_out(variables, dataset, experiment) if full(found) else 0,
         weights=which,
         boxes=experiment.evaluate.boxes,
         other_data=other_data,

@@ -122,6 +122,16 @@ def test_linked_pixels_learn_from_masks_and_are_scored_by_both_decodings(sets, t
         found = np.load(run / "metrics" / f"{name}_detections.npz")
         assert found["boxes_xyxy"][0, 0].tolist() == [0, 0, 63, 63]
         assert found["labels"][0].tolist() == [0] + [-1] * 99
+        assert (told["full"], told["left_out"]) == (0, 0)
+    # And one that calls every cell a lesion of its own: 256 of them, where 100 have room.
+    parted = jax.tree.map(np.copy, variables)
+    parted["params"]["link"]["bias"] = np.tile(np.float32([9, 0]), 8)
+    create(tmp_path / "parted", trained.experiment, trained.class_names).save_weights(parted)
+    capsys.readouterr()
+    main(["evaluate", str(tmp_path / "parted")])
+    told = json.loads((tmp_path / "parted" / "metrics" / "val_l0sg.json").read_text())
+    assert (told["full"], told["left_out"]) == (2, 2 * (256 - 100))
+    assert "as fit: model.max_detections, 312 more were found" in capsys.readouterr().out
     main(["export", str(run), "--format", "torch", "--out", str(tmp_path / "run.safetensors")])
     main(["import", "pixellink_g", str(tmp_path / "run.safetensors"), "--out", str(tmp_path / "b")])
     again = open_run(tmp_path / "b").weights()["params"]

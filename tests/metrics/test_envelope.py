@@ -25,6 +25,25 @@ def test_equals_the_reference(shared, name, knobs):
     assert found.labels.tolist() == [0] * 4
 
 
+def test_what_is_no_number_beside_a_lesion_changes_no_box():
+    cells = np.zeros((75, 75), bool)
+    cells[10:14, 20:24] = True
+    pixels, joins = said(cells)
+    wanted = official_boxes(pixels, joins)
+    pixels[14, 20:24] = np.nan
+    found = official_boxes(pixels, joins)
+    np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4)
+
+
+def test_cells_that_overhang_the_image_are_cut():
+    """Of 301 px the 76th cell has one: boxes are where the targets are, 4 px a cell."""
+    cells = np.zeros((76, 76), bool)
+    cells[70:73, 70:73] = cells[10, 74:] = True
+    found = official_boxes(*said(cells), 301)
+    assert sorted(found.boxes_xyxy.tolist()) == [[280, 280, 291, 291], [296, 40, 300, 43]]
+
+
 def test_nothing_is_no_box():
     found = official_boxes(*said(np.zeros((75, 75), bool)))
     assert found.boxes_xyxy.shape == (0, 4)

@@ -120,6 +120,39 @@ def test_the_recurrence_equals_a_plain_one(phases):
     np.testing.assert_allclose(part.apply(params, x), wanted, atol=1e-5)
 
 
+def convolved(kernel, bias, x):
+    """A convolution of odd side with zeros around, place by place, and ReLU."""
+    side = kernel.shape[0]
+    padded = np.pad(x, ((0, 0), *[(side // 2, side // 2)] * 2, (0, 0)))
+    out = np.zeros((*x.shape[:3], kernel.shape[-1]))
+    for y, z in np.ndindex(*x.shape[1:3]):
+        window = padded[:, y : y + side, z : z + side].reshape(len(x), -1)
+        out[:, y, z] = window @ kernel.reshape(-1, kernel.shape[-1]) + bias
+    return np.maximum(out, 0)
+
+
+@pytest.mark.parametrize("word", ["lstm", "concat"])
+def test_phases_are_joined_in_their_order(word):
+    """h_1 to h_T side by side, 3x3, 1x1, a ReLU behind each; or the phases and 1x1 (facts, 7)."""
+    part = mscr.PHASES_FUSED[word](3)
+    x = np.random.default_rng(5).standard_normal((2 * 3, 4, 3, 6)).astype(np.float32)
+    params = random_like(jax.eval_shape(part.init, jax.random.key(0), x), 1.0)
+    layers = params["params"]
+
+    def layer(name, x):
+        return convolved(layers[name]["kernel"].astype(float), layers[name]["bias"], x)
+
+    seen = x.reshape(2, 3, 4, 3, 6)
+    if word == "lstm":
+        gates = layers["lstm"]["gates"]
+        seen = recurrence(gates["kernel"][0, 0].astype(float), gates["bias"].astype(float), seen)
+    joined = np.concatenate([seen[:, 0], seen[:, 1], seen[:, 2]], -1)
+    wanted = layer("conv1x1", layer("conv3x3", joined) if word == "lstm" else joined)
+    answer = np.asarray(part.apply(params, x))
+    assert 0.1 < (answer == 0).mean() < 0.9
+    np.testing.assert_allclose(answer, wanted, atol=1e-4)
+
+
 def test_a_state_knows_its_phase_and_those_before():
     x = np.random.default_rng(3).standard_normal((1, 4, 2, 2, 4)).astype(np.float32)
     part = mscr.ConvLSTM(2)

@@ -19,7 +19,7 @@ TRUTHS = {
 STATIC = ("shape", "stride", "border")
 of_boxes = jax.jit(links.of_boxes, static_argnames=(*STATIC, "cover"))
 of_lesions = jax.jit(links.of_lesions, static_argnames=STATIC)
-SHARED = ("most", "pixel_threshold", "link_threshold", "min_cells")
+SHARED = ("most", "pixel_threshold", "link_threshold", "min_cells", "score")
 KNOBS = ("stride", "size", "score_threshold", "extent", *SHARED)
 CELLS = {"stride": 4, "size": 48, "extent": "cells"}  # of 12 x 12 cells
 decode = jax.jit(links.decode, static_argnames=KNOBS)
@@ -261,8 +261,14 @@ def test_equals_the_lesions_of_the_reference(shared):
     """Four lesions, two of them parted by links alone; a slanted one has another box there."""
     golden = np.load(shared / "golden/gssd_golden_misc.npz")
     pixels, joins = (np.moveaxis(golden[f"decode/{what}"], 1, -1) for what in ("pixel", "link"))
-    found = decode(pixels, joins, stride=4, size=300, most=10)
+    found = decode(pixels, joins, stride=4, size=300, most=10, score="pixels")
     assert found.boxes_xyxy.shape == (1, 10, 4)
+    theirs = np.sort(golden["decode/boxes_0.2"][:, 0])[::-1]
+    np.testing.assert_allclose(found.scores[0, :4], theirs, rtol=1e-6)
+    # By their own cells the speck of one cell, whose neighbours are sure of none, is the first.
+    by_cells = decode(pixels, joins, stride=4, size=300, most=10)
+    assert (np.asarray(by_cells.boxes_xyxy[0, 0]) == found.boxes_xyxy[0, 3]).all()
+    assert by_cells.scores[0, 3] > 0.87
     boxes = sorted(found.boxes_xyxy[0, :4].tolist())
     # Official corners are those of a rotated rectangle, and 78.99 is 78 then.
     wanted = golden["decode/boxes_0.2"][:, 1:]
@@ -270,6 +276,24 @@ def test_equals_the_lesions_of_the_reference(shared):
     assert (upright >= 0).all() and (upright <= 1).all() and not upright[2].any()
     np.testing.assert_array_equal(boxes[2], [108, 144, 235, 239])  # the slanted bar itself
     assert found.labels[0].tolist() == [0] * 4 + [-1] * 6
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_a_score_by_pixels_is_the_mean_of_the_enlarged_map(stride):
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(0, 3, (3, 9, 13, 2)).astype(np.float32)
+    pixels[..., 0] += 5
+    joins = np.tile(np.float32([-9, 9]), (3, 9, 13, 8))
+    pixels[0, 4, 5] = np.nan  # in no lesion, and 0 to those beside it
+    found = links.components_of(pixels, joins, most=60, score="pixels")
+    labels, prob = jax.device_get(links.labelled(pixels, joins))
+    for i, (rows, cells) in enumerate(zip(np.nan_to_num(prob), labels, strict=True)):
+        large = cv2.resize(rows, (13 * stride, 9 * stride), interpolation=cv2.INTER_LINEAR)
+        blocks = np.kron(cells, np.ones((stride, stride), int))
+        wanted = [large[blocks == first].mean() for first in np.unique(cells[cells >= 0])]
+        assert found.count[i] == len(wanted) > 3
+        scores = np.asarray(found.scores[i, : len(wanted)])
+        np.testing.assert_allclose(scores, np.sort(wanted)[::-1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("border", ["official", "clean"])

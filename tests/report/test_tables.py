@@ -39,6 +39,8 @@ def test_images_that_hold_no_more_detections_are_told():
     text = ap_table({**summary(["lesion"]), "full": 3})
     assert "; 3 images hold as many detections as fit: model.max_detections" in text
     assert "as fit" not in ap_table({**summary(["lesion"]), "full": 0})
+    text = ap_table({**summary(["lesion"]), "full": 3, "left_out": 1444})
+    assert "as fit: model.max_detections, 1444 more were found" in text
 
 
 def test_faults_of_the_data_are_told():

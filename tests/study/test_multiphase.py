@@ -447,6 +447,7 @@ def test_every_row_that_is_built_has_an_experiment(table, tmp_path, monkeypatch)
         linked = {"pixellink", "pixellink_g", "pixellink_pp", "mscr"}
         assert set(made) >= {"ssd", "gssd", "gssd_portal", "gssd_pp", *linked}
         assert all(made[name].model.border == "official" for name in linked)
+        assert all(made[name].model.score == "pixels" for name in linked)
         assert all(made[name].model.trunk_start == "xavier" for name in linked)
         assert made["gssd_portal"].data.phases == ("portal",) * 4
         assert made["gssd_portal"].model == made["gssd"].model
@@ -487,6 +488,7 @@ def test_what_a_scale_says_reaches_the_models_that_have_it(scale, tmp_path, monk
     linked = ("pixellink", "pixellink_g", "pixellink_pp", "mscr")
     assert {made[name].trunk_start for name in linked} == {"he"}
     assert {made[name].border for name in linked} == {"clean"}
+    assert {made[name].score for name in linked} == {"cells"}
     assert {made[name].fuse_norm for name in linked[:3]} == {"batch"}
     assert made["pixellink_pp"].gate_pool == {"tiny": 4, "small": 2}[scale]
     assert made["gssd_pp"].gate_pool == {"tiny": 4, "small": 1}[scale]
