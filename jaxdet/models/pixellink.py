@@ -155,7 +155,8 @@ class PixelLink(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Outputs:
         """`train`: by the statistics of the batch of all replicas; one power iteration.
 
-        Departs: the reference iterates twice a step, as it computes its attention twice.
+        Departs: the reference iterates twice a step, as it computes its attention twice, and
+        differentiates the second: on the goldens its gradients there differ by up to 0.4 %.
         """
         cfg = self.cfg
         linked.check_images(x, cfg)

@@ -73,7 +73,7 @@ def test_the_words_that_a_question_has_are_all_told(page):
 
 @pytest.mark.parametrize(
     ("row", "title", "questions"),
-    [(papers_gssd.GSSD_PP, GSSD, 16), (papers_gssd.PIXELLINK_PP, LINKS, 12)],
+    [(papers_gssd.GSSD_PP, GSSD, 16), (papers_gssd.PIXELLINK_PP, LINKS, 13)],
 )
 def test_the_open_questions_of_gssd_are_fields_with_all_their_words(row, title, questions):
     _, part = PAGE.read_text().split(f"\n{title}\n")

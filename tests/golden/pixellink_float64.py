@@ -13,15 +13,7 @@ import shutil
 import sys
 import tempfile
 
-OFF = {
-    "pixellink": ("conv6.bias",),
-    "pixellinkpp": (
-        "self_attn_list.2.sigma",
-        "self_attn_base_list.0.snconv1x1_theta.bias",
-        "self_attn_base_list.3.snconv1x1_theta.bias",
-        "self_attn_list.3.snconv1x1_theta.bias",
-    ),
-}
+OFF = {"pixellink": ("conv6.bias",)}
 ABOUT = (
     "Gradients of the golden training step by jaxdet in float64 (every float32 of nn, models, ops "
     "and losses replaced), of tensors whose golden, in float32, is further than 1e-3 from them. "

@@ -299,21 +299,41 @@ def ties_of(out, batch):
     return float((2 * extra * -jnp.log(last) / (area + count)).mean())
 
 
-# Gradients that are further than 1e-3 from the golden's, and why. By our code in float64 (an
-# extract lies in tests/golden) the reference rounds: a ReLU's input over zero in one of conv6's
-# 1,024 channels, and sums of 1e-3 and less that cancel. Those are compared with that, and with the
-# golden to 5e-3.
+# A gradient that is further than 1e-3 from the golden's. By our code in float64 (an extract lies in
+# tests/golden) the reference rounds, a ReLU's input over zero in one of conv6's 1,024 channels: it
+# is compared with that, and with the golden to 5e-3.
 FLOAT64 = np.load(pathlib.Path(__file__).parents[1] / "golden/pixellink_float64.npz")
-# Of the length of a gradient, which the goldens have for every parameter.
-NORMS = 1e-3
-# In one channel of conv4_2 the ReLU is ours.
-OURS = {("pixellink", "conv4_2.bias"): 2e-3}
+# And what is ours: in one channel of conv4_2 the ReLU, and of lengths a sum of 3e-6 that cancels.
+OURS = {
+    ("pixellink", "conv4_2.bias"): 2e-3,
+    ("pixellinkpp", "self_attn_base_list.2.snconv1x1_theta.weight_orig"): 2e-3,
+}
+
+
+def recomputed(attention):
+    """Attention as the reference differentiates it: anew, a power iteration behind the answer.
+
+    It computes it a second time to save memory (facts, gssd_reference 4.2), and then with other
+    vectors. Ours does not: that moves gradients of attention by up to 4e-3.
+    """
+
+    def made(*told):
+        part, stop = attention(*told), jax.lax.stop_gradient
+
+        def twice(x, *, train):
+            first, second = part(x, train=train), part(x, train=train)
+            return jax.tree.map(lambda a, b: stop(a) + (b - stop(b)), first, second)
+
+        return twice
+
+    return made
 
 
 # Slow: compiling the step of the full network takes a minute on a CPU.
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_training_step_equals_the_golden(shared, recipe, weights, case):
+def test_a_training_step_equals_the_golden(shared, recipe, weights, case, monkeypatch):
+    monkeypatch.setattr(pixellink, "_attention", recomputed(pixellink._attention))
     wanted, (name, fields, *_, total) = golden(shared, case), CASES[case]
     detector, variables = models.build(name, **fields), weights(case)
     batch = golden_batch(recipe)
@@ -363,13 +383,10 @@ def test_a_training_step_equals_the_golden(shared, recipe, weights, case):
     assert {tensor for tensor in theirs if tensor in norms} == set(norms)
     for tensor, norm in norms.items():
         ours = np.linalg.norm(theirs[tensor].astype(np.float64))
-        assert ours == pytest.approx(norm, rel=NORMS, abs=1e-9), tensor
-    if not stats:
-        return
-    _, (*_, changed) = step(variables["params"], stats)  # the reference iterates twice a step
-    twice = bridge.to_torch(name, {"params": grads, **changed}, **fields)
+        limit = OURS.get((case, tensor), 1e-3)
+        assert ours == pytest.approx(norm, rel=limit, abs=1e-10), tensor
     for key in (key for key in wanted if key.startswith("train/buf/")):
-        buffer, want = twice[key.removeprefix("train/buf/")], wanted[key]
+        buffer, want = theirs[key.removeprefix("train/buf/")], wanted[key]
         np.testing.assert_allclose(buffer, want, rtol=0, atol=1e-4 * np.abs(want).max())
 
 
@@ -705,8 +722,7 @@ STARTED = {"trunk_start": "he", "fuse_norm": "batch"}
 @pytest.mark.parametrize("fields", [{"version": "2s"}, {"version": "2s", "align_at": "conv2_2"}])
 def test_2s_learns(fields):
     losses, before, after = learned(narrow(gate_pool=4, **STARTED, **fields)[1])
-    print(losses[0], losses[-1])
-    assert losses[-1] < 1.5  # 4.7 is the loss of one who says nothing
+    assert losses[-1] < 1  # 4.7 is the loss of one who says nothing
     (name,) = (name for name in after if name.startswith("align"))
     kernels = [params[name]["offset"]["kernel"] for params in (before, after)]
     assert np.abs(kernels[1] - kernels[0]).max() > 1e-3
