@@ -1,5 +1,6 @@
 """Eight fake devices, a compilation cache, annotations checked at run time, and the shared data."""
 
+import locale
 import os
 import pathlib
 import tempfile
@@ -18,6 +19,15 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # Checks every jaxtyping annotation of the package: a function that lies about shapes fails here.
 jaxtyping.install_import_hook("jaxdet", "beartype.beartype")
+
+
+_locale = locale.setlocale(locale.LC_ALL)
+
+
+@pytest.fixture(autouse=True)
+def same_locale() -> None:
+    """SimpleITK leaves the C locale behind where it writes DICOM: open() then reads ASCII only."""
+    locale.setlocale(locale.LC_ALL, _locale)
 
 
 @pytest.fixture(scope="session")
