@@ -123,6 +123,9 @@ def test_linked_pixels_learn_from_masks_and_are_scored_by_both_decodings(sets, t
         assert found["boxes_xyxy"][0, 0].tolist() == [0, 0, 63, 63]
         assert found["labels"][0].tolist() == [0] + [-1] * 99
         assert (told["full"], told["left_out"]) == (0, 0)
+    # For users a box ends behind its last pixel.
+    predicted = open_run(run).predictor(0.1)(variables, np.zeros((1, 64, 64, 12), np.float32))
+    assert predicted.boxes_xyxy[0, 0].tolist() == [0, 0, 64, 64]
     # And one that calls every cell a lesion of its own: 256 of them, where 100 have room.
     parted = jax.tree.map(np.copy, variables)
     parted["params"]["link"]["bias"] = np.tile(np.float32([9, 0]), 8)

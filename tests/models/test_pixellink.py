@@ -466,7 +466,9 @@ def said_of_one_box():
     images, boxes = np.zeros((1, 64, 64, 12), np.float32), np.float32([[[8, 0, 24, 3]]])
     batch = Batch(images, boxes, np.zeros((1, 1), np.int32), np.array([0]))
     pixel, link = (rng.normal(0, 2, (1, 16, 16, n)).astype(np.float32) for n in (2, 16))
-    return pixel, link, batch
+    answers = {"pixellink_pp": pixellink.Outputs(pixel, link)}
+    answers["mscr"] = mscr.Outputs(pixel, link, None)
+    return jax.tree.map(jnp.asarray, answers), batch
 
 
 @pytest.mark.parametrize("name", ["pixellink_pp", "mscr"])
@@ -476,16 +478,14 @@ def said_of_one_box():
     ids=str,
 )
 def test_each_field_of_the_truth_reaches_the_loss(name, field):
-    *logits, batch = said_of_one_box()
+    said, batch = said_of_one_box()
     lesions = np.zeros((1, 64, 64), np.uint8)
     lesions[0, 0:3, 10:13] = 1
     batch = batch._replace(lesions=lesions)
 
     def total(**fields):
         cfg = models.config(name, image_size=64, **fields)
-        out = (*map(jnp.asarray, logits), None)
-        outputs = pixellink.Outputs(*out[:2]) if name != "mscr" else mscr.Outputs(*out)
-        return float(models.from_config(cfg).loss(outputs, batch)["total"])
+        return float(models.from_config(cfg).loss(said[name], batch)["total"])
 
     assert abs(total() - total(**field)) > 1e-3
 
@@ -505,24 +505,18 @@ def test_each_field_of_the_truth_reaches_the_loss(name, field):
     ids=str,
 )
 def test_each_field_of_decoding_reaches_the_boxes(name, field, officially):
-    pixel, link, _ = said_of_one_box()
+    said, _ = said_of_one_box()
+    one = tuple(np.asarray(a[0]) for a in jax.tree.leaves(said[name]))
 
-    def found(decode):
-        def one(**fields):
-            cfg = models.config(name, image_size=64, **fields)
-            if decode == "official":
-                rows = models.official_decode(cfg)((pixel[0], link[0]))
-            else:
-                out = (*map(jnp.asarray, (pixel, link)), None)
-                outputs = pixellink.Outputs(*out[:2]) if name != "mscr" else mscr.Outputs(*out)
-                rows = jax.tree.map(lambda a: a[0], models.from_config(cfg).decode(outputs))
-            real = np.asarray(rows.labels) >= 0
-            return np.c_[rows.boxes_xyxy, rows.scores][real].tolist()
+    def found(**fields):
+        """Rows of the device's decoding and of the official one."""
+        cfg = models.config(name, image_size=64, **fields)
+        ours = jax.tree.map(lambda a: a[0], models.from_config(cfg).decode(said[name]))
+        for rows in (ours, models.official_decode(cfg)(one)):
+            yield np.c_[rows.boxes_xyxy, rows.scores][np.asarray(rows.labels) >= 0].tolist()
 
-        return one
-
-    assert found("model")() != found("model")(**field)
-    assert (found("official")() != found("official")(**field)) == officially
+    (ours, theirs), (others, others_theirs) = found(), found(**field)
+    assert ours != others and (theirs != others_theirs) == officially
 
 
 @pytest.mark.parametrize(
